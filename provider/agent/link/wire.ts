@@ -1,0 +1,87 @@
+import { isIPv6 } from "node:net";
+import type { NicStats, Wiring } from "../../schemas/link";
+import type { VmSpec } from "../../schemas/vm";
+import type { AgentContext } from "../context";
+import type { Control, Fields } from "../vm/control";
+
+/** `address:port` as the control channel wants it. */
+export function socketName(address: string, port: number): string {
+  return isIPv6(address) ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+/** The reverse; undefined for `none` and what is no address. */
+export function parseSocketName(text: string | undefined): { address: string; port: number } | undefined {
+  const found = /^(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})$/.exec(text ?? "");
+  const address = found?.[1] ?? found?.[2];
+  return address === undefined ? undefined : { address, port: Number(found?.[3]) };
+}
+
+/** The MTU that a NIC shall have: its link's, if it has one. */
+export function mtuOf(nic: VmSpec["nics"][number], wirings: readonly Wiring[]): number {
+  return wirings.find((one) => one.nic === nic.name)?.mtu ?? nic.mtu;
+}
+
+/** Gives a VM process (fresh, or an incoming one) all its NICs and what is known of their links. */
+export async function wireAll(
+  context: AgentContext,
+  control: Control,
+  spec: VmSpec,
+  ports: Readonly<Record<string, number>>,
+  wirings: readonly Wiring[],
+): Promise<void> {
+  for (const [index, nic] of spec.nics.entries()) {
+    await addNic(context, control, index, nic, ports[nic.name] ?? 0, mtuOf(nic, wirings));
+    const wiring = wirings.find((one) => one.nic === nic.name);
+    if (wiring) await setLink(control, index, wiring);
+  }
+}
+
+export async function addNic(
+  context: AgentContext,
+  control: Control,
+  index: number,
+  nic: VmSpec["nics"][number],
+  port: number,
+  mtu: number,
+): Promise<void> {
+  await control.say("nic.add", { nic: index, mac: nic.mac, mtu, bind: socketName(context.bindAddress, port) });
+}
+
+/** Key and peer. Not to be said twice with one key: a counter that began anew would use nonces again. */
+export async function setLink(control: Control, index: number, wiring: Wiring): Promise<void> {
+  const ends = { self: wiring.selfId, peer: wiring.peerId };
+  await control.say(
+    "nic.key",
+    wiring.seal ? { nic: index, id: wiring.keyId, key: wiring.key, ...ends } : { nic: index, id: 0, plain: 1, ...ends },
+  );
+  await setPeer(control, index, wiring.peer);
+}
+
+export async function setPeer(control: Control, index: number, peer: Wiring["peer"]): Promise<void> {
+  await control.say("nic.peer", { nic: index, addr: peer ? socketName(peer.address, peer.port) : "none" });
+}
+
+/** Counters and peers of all NICs; one question each, since a line of the control channel is short. */
+export async function askStats(control: Control, spec: VmSpec, wirings: readonly Wiring[]): Promise<NicStats[]> {
+  const answers = await Promise.all(spec.nics.map(async (_, nic) => await control.say("nic.stats", { nic }, 2000).catch(() => ({}))));
+  return parseStats(Object.assign({}, ...answers) as Fields, spec, wirings);
+}
+
+/** What `nic.stats` told, by NIC. */
+export function parseStats(fields: Fields, spec: VmSpec, wirings: readonly Wiring[]): NicStats[] {
+  return spec.nics.map((nic, index) => {
+    const own = Object.entries(fields).flatMap(([key, value]) =>
+      key.startsWith(`${index}.`) ? [[key.slice(String(index).length + 1), value] as const] : [],
+    );
+    const text = Object.fromEntries(own);
+    const link = wirings.find((one) => one.nic === nic.name)?.link;
+    const counters = Object.fromEntries(own.flatMap(([key, value]) => (/^-?\d+(\.\d+)?$/.test(value) ? [[key, Number(value)]] : [])));
+    return {
+      nic: nic.name,
+      ...(link !== undefined && { link }),
+      ...(text.bind !== undefined && { local: text.bind }),
+      ...(text.peer !== undefined && { peer: text.peer }),
+      counters,
+    };
+  });
+}

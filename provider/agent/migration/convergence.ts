@@ -1,0 +1,63 @@
+import type { MigrationPolicy } from "../../schemas/vm";
+import { AgentFault } from "../errors";
+import { judge, measurableBytes, plainCourse, type Round, roundPolicyOf, type Verdict } from "./rounds";
+import { Throttle, type Throttled } from "./throttle";
+
+/** The rounds of one move, and what is done where they do not get smaller. */
+export class Convergence {
+  readonly rounds: Round[] = [];
+  readonly #policy;
+  readonly #throttle: Throttle;
+  readonly #limitMbps: number;
+  #course;
+  #begunMs = performance.now();
+  /** What the link has shown; undefined where too little went over it, or the user's limit is all that was seen. */
+  linkMbps: number | undefined;
+
+  constructor(
+    private readonly target: string,
+    policy: MigrationPolicy,
+    control: Throttled,
+    warn: (reason: string) => void,
+  ) {
+    this.#policy = roundPolicyOf(policy);
+    this.#limitMbps = policy.bandwidthMbps ?? Infinity;
+    this.#course = plainCourse(this.#policy);
+    this.#throttle = new Throttle(control, this.#policy.maxDowntimeMs, warn);
+  }
+
+  /** The deadline counts from here: not while others go first. */
+  begin(): void {
+    this.#begunMs = performance.now();
+  }
+
+  /** A round has ended: what comes next. @throws AgentFault where the policy says that the move is to fail */
+  after(round: Round): Verdict {
+    this.rounds.push(round);
+    const verdict = judge(this.rounds, this.#policy, performance.now() - this.#begunMs, this.#course);
+    const seenMbps = (verdict.linkRate * 8) / 1000;
+    if (round.bytes >= measurableBytes && seenMbps < 0.8 * this.#limitMbps) this.linkMbps = seenMbps;
+    if (verdict.next === "give up") throw this.#failure(verdict);
+    if (verdict.course.share !== this.#course.share) this.#throttle.set(verdict.course.share);
+    this.#course = verdict.course;
+    return verdict;
+  }
+
+  /** The guest gets all of its time again. In every outcome, before anything else is asked of its process. */
+  async lift(): Promise<void> {
+    await this.#throttle.lift();
+  }
+
+  #failure({ why, dirtyRate, linkRate, estimateMs }: Verdict): AgentFault {
+    const mbps = (bytesPerMs: number): string => `${((bytesPerMs * 8) / 1000).toFixed(1)} Mbit/s`;
+    const estimate = Number.isFinite(estimateMs) ? `; the last copy would take ${Math.ceil(estimateMs)} ms` : "";
+    return new AgentFault(
+      "failed",
+      `move to ${this.target}`,
+      `it does not converge (${why === "deadline" ? `deadlineS is ${this.#policy.deadlineMs / 1000}` : "rounds do not get smaller"}): the guest changes ${mbps(dirtyRate)} of its memory and disk, the link carries ${mbps(linkRate)}${estimate}, maxDowntimeMs is ${this.#policy.maxDowntimeMs}`,
+      {
+        next: 'the VM runs on here; set `migration.onNoConvergence` to "throttle" or "extend", raise `maxDowntimeMs` or `bandwidthMbps`, or move it when it is quieter',
+      },
+    );
+  }
+}

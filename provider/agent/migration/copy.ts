@@ -1,0 +1,93 @@
+import { open } from "node:fs/promises";
+import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
+import type { Vm } from "../vm/vm";
+import { ImagePages } from "./imagePages";
+import { type Run, RunBatch } from "./runs";
+import { DiskScanner, MemoryScanner } from "./scan";
+import type { Sender } from "./sender";
+import { pageBytes } from "./sinks";
+import { frameType } from "./stream";
+import { Tracking } from "./tracking";
+
+/** All that is present; what changed since; the same with the guest frozen, and its page 0. */
+export type ScanKind = "full" | "scan" | "scan final";
+
+/** A source's copy on its way out: looks for what changed, and sends it. */
+export class CopyOut {
+  /** The header as it was at the freeze. */
+  page0: Buffer | undefined;
+
+  private constructor(
+    private readonly vm: Vm,
+    private readonly sender: Sender,
+    private readonly memory: MemoryScanner,
+    private readonly disk: DiskScanner,
+    private readonly tracking: Tracking | undefined,
+    private readonly image: ImagePages | undefined,
+  ) {}
+
+  static async open(vm: Vm, sender: Sender): Promise<CopyOut> {
+    const { paths } = vm;
+    const disk = await DiskScanner.open(paths.diskMap, paths.disk, await overlayVirtualBytes(paths.disk));
+    const kernel = await vm.kernel();
+    const image = await ImagePages.of(await vm.image());
+    const tracking = await Tracking.begin(vm);
+    return new CopyOut(vm, sender, new MemoryScanner(kernel, paths.memory, tracking?.map), disk, tracking, image);
+  }
+
+  /** How many blocks the overlay holds. */
+  get blocks(): number {
+    return this.disk.allocated();
+  }
+
+  /** One pass: pages, then blocks. `sent` is called after each frame. */
+  async once(how: ScanKind, sent: () => void): Promise<{ scanMs: number }> {
+    const pages = new RunBatch(pageBytes);
+    const begunMs = performance.now();
+    if (how === "scan") await this.tracking?.mark();
+    const markMs = performance.now() - begunMs;
+    const scan = this.memory.scan(how);
+    let step = await scan.next();
+    for (; !step.done; step = await scan.next()) {
+      const run = this.#withoutPage0(step.value, how);
+      // What changed again is seldom what the image has, and to look for it takes time.
+      const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
+      for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, sent);
+    }
+    if (!pages.isEmpty) await this.#send(frameType.memory, pages, sent);
+    const blocks = new RunBatch(blockBytes);
+    for await (const run of this.disk.read(this.disk.changed())) {
+      if (blocks.add(run)) await this.#send(frameType.disk, blocks, sent);
+    }
+    if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, sent);
+    return { scanMs: markMs + step.value.scanMs };
+  }
+
+  /** Of a copy whose scan does not give it: one that was released before this agent came. */
+  async readPage0(): Promise<void> {
+    const file = await open(this.vm.paths.memory, "r");
+    try {
+      this.page0 = (await file.read(Buffer.alloc(pageBytes), 0, pageBytes, 0)).buffer;
+    } finally {
+      await file.close();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.memory.end();
+    await this.tracking?.end();
+    await this.disk.close();
+  }
+
+  /** The header travels with the last frame only. */
+  #withoutPage0(run: Run, how: ScanKind): Run | undefined {
+    if (run.first !== 0) return run;
+    if (how === "scan final" && run.data) this.page0 = Buffer.from(run.data.subarray(0, pageBytes));
+    return run.count === 1 ? undefined : { first: 1, count: run.count - 1, data: run.data?.subarray(pageBytes) ?? null };
+  }
+
+  async #send(type: typeof frameType.memory | typeof frameType.disk, batch: RunBatch, sent: () => void): Promise<void> {
+    await this.sender.send(type, batch.take());
+    sent();
+  }
+}

@@ -1,0 +1,20 @@
+import type { MoveProgress } from "../../protocol/methods";
+import type { Wiring } from "../../schemas/link";
+
+/** A move under way in this agent, as the rest of the agent sees it. */
+export interface MoveJob {
+  readonly m: string;
+  readonly side: "source" | "target";
+  /** How far it is; at a target only where it stands in the protocol. */
+  readonly progress: MoveProgress;
+  /** The VM's process has ended meanwhile. */
+  processEnded(note: string): void;
+  /** A link of the VM was changed here: the other side must have it too. */
+  wiringsChanged(wirings: readonly Wiring[]): void;
+}
+
+/** What a watcher is told where only the target's word can say which copy runs. */
+export function inDoubt(target: string, message: string): Partial<MoveProgress> {
+  const next = `run \`pulumi up\` or \`pulumi refresh\` when ${target} is back`;
+  return { phase: "failed", fault: { message: `${target}: ${message} (${next})`, running: "in-doubt" } };
+}

@@ -1,0 +1,88 @@
+import { createHash } from "node:crypto";
+import { z } from "zod";
+import { wiring } from "../../schemas/link";
+import { lastMigration, vmSpec } from "../../schemas/vm";
+import { StreamError } from "./stream";
+
+/** First word of the source on each connection. */
+export const helloMessage = z.strictObject({
+  protocol: z.literal(2),
+  m: z.string(),
+  vm: z.uuid(),
+  /** Changes when the source begins anew (its agent was restarted): the target then forgets what it counted. */
+  stream: z.string().max(64),
+});
+
+/** The target's answer: everything up to `received` is applied. */
+export const readyMessage = z.strictObject({ journalId: z.string(), received: z.int().min(0) });
+
+/** migration-protocol.md, "Facts". STARTED and FAULT inform; they decide nothing. */
+export const factMessage = z.strictObject({
+  fact: z.enum(["STARTED", "SETTLED", "GONE", "FAULT", "ABORTED", "QUERY", "CLOSED"]),
+  m: z.string(),
+  journalId: z.string(),
+  /** With STARTED: what the resume took on the target. */
+  resumeMs: z.number().optional(),
+  /** With GONE and FAULT: why. */
+  reason: z.string().optional(),
+  /** With CLOSED: how the move went, for the VM's new host to keep. */
+  result: lastMigration.optional(),
+});
+export type Fact = z.infer<typeof factMessage>;
+
+/** Before the last page: all that the target must have had, and what makes the copy a VM. */
+export const finalMessage = z.strictObject({
+  m: z.string(),
+  /** SHA-256 over all numbered frames before this one. */
+  digest: z.string().regex(/^[0-9a-f]{64}$/),
+  epoch: z.int(),
+  spec: vmSpec,
+  owner: z.string(),
+  /** Blocks that the overlay holds. */
+  diskBlocks: z.int(),
+});
+export type FinalMessage = z.infer<typeof finalMessage>;
+
+export const wiringsMessage = z.array(wiring);
+export const roundMessage = z.strictObject({ round: z.int() });
+
+const maxReasonChars = 400;
+
+/** @throws StreamError where the payload is not such a message */
+export function parseMessage<T>(schema: z.ZodType<T>, payload: Buffer): T {
+  let value: unknown;
+  try {
+    value = JSON.parse(payload.toString("utf8"));
+  } catch {
+    throw new StreamError("a message is not JSON");
+  }
+  const parsed = schema.safeParse(value);
+  // What is wrong with it is told in a line or two, however much of it is.
+  if (!parsed.success) throw new StreamError(`a message has the wrong shape: ${z.prettifyError(parsed.error).slice(0, maxReasonChars)}`);
+  return parsed.data;
+}
+
+const pageBytes = 4096;
+const sumBytes = 32;
+
+/**
+ * FINAL's payload: `u32` length of the JSON, the JSON, page 0, SHA-256 over all of these. The digest in the JSON covers the frames before it; nothing but
+ * this sum covers the frame that lets the guest run.
+ */
+export function encodeFinal(message: FinalMessage, page0: Buffer): Buffer {
+  const json = Buffer.from(JSON.stringify(message));
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(json.length);
+  const sum = createHash("sha256").update(length).update(json).update(page0).digest();
+  return Buffer.concat([length, json, page0, sum]);
+}
+
+export function decodeFinal(payload: Buffer): { message: FinalMessage; page0: Buffer } {
+  if (payload.length < 4 + pageBytes + sumBytes) throw new StreamError("the last frame is cut short");
+  const jsonBytes = payload.readUInt32BE(0);
+  if (4 + jsonBytes + pageBytes + sumBytes !== payload.length) throw new StreamError("the last frame's lengths do not add up");
+  const summed = payload.subarray(0, -sumBytes);
+  if (!createHash("sha256").update(summed).digest().equals(payload.subarray(-sumBytes)))
+    throw new StreamError("the last frame's sum is wrong");
+  return { message: parseMessage(finalMessage, payload.subarray(4, 4 + jsonBytes)), page0: summed.subarray(4 + jsonBytes) };
+}

@@ -1,0 +1,97 @@
+import { maxDataBytes, StreamError } from "./stream";
+
+/** Neighbouring pages or blocks: with their bytes, as neighbouring pages of the base image, or become zero. */
+export interface Run {
+  readonly first: number;
+  readonly count: number;
+  readonly data: Buffer | null;
+  /** The first of the image's pages that these are. */
+  readonly image?: number;
+}
+
+const kinds = { data: 1, zero: 2, image: 3 } as const;
+/** What stands for the bytes of a run that the image has. */
+const imageRunBytes = 8;
+
+const runBytes = 16;
+const maxRuns = 4096;
+
+/** Collects runs of units (pages, blocks) until a frame is full. */
+export class RunBatch {
+  #runs: Run[] = [];
+  dataBytes = 0;
+
+  constructor(private readonly unitBytes: number) {}
+
+  /** True when the batch should be sent. */
+  add(run: Run): boolean {
+    this.#runs.push(run);
+    this.dataBytes += run.data?.length ?? (run.image === undefined ? 0 : imageRunBytes);
+    return this.dataBytes + 64 * this.unitBytes > maxDataBytes || this.#runs.length >= maxRuns || this.dataBytes >= 256 << 10;
+  }
+
+  get isEmpty(): boolean {
+    return this.#runs.length === 0;
+  }
+
+  /** The payload, uncompressed; the batch is empty afterwards. */
+  take(): Buffer {
+    const table = Buffer.alloc(4 + this.#runs.length * runBytes);
+    table.writeUInt32BE(this.#runs.length, 0);
+    for (const [i, run] of this.#runs.entries()) {
+      table.writeBigUInt64BE(BigInt(run.first), 4 + i * runBytes);
+      table.writeUInt32BE(run.count, 12 + i * runBytes);
+      table.writeUInt32BE(run.data ? kinds.data : run.image === undefined ? kinds.zero : kinds.image, 16 + i * runBytes);
+    }
+    const payload = Buffer.concat([table, ...this.#runs.flatMap(bytesOf)]);
+    this.#runs = [];
+    this.dataBytes = 0;
+    return payload;
+  }
+}
+
+function bytesOf({ data, image }: Run): Buffer[] {
+  if (data) return [data];
+  if (image === undefined) return [];
+  const number = Buffer.alloc(imageRunBytes);
+  number.writeBigUInt64BE(BigInt(image));
+  return [number];
+}
+
+/**
+ * Reads a batch; every number is checked against what the copy can hold.
+ * @param imagePages pages of the base image; none where its runs have no business
+ * @throws StreamError
+ */
+export function decodeRuns(payload: Buffer, unitBytes: number, units: number, imagePages = 0): Run[] {
+  if (payload.length < 4) throw new StreamError("a batch is cut short");
+  const count = payload.readUInt32BE(0);
+  if (count > maxRuns || 4 + count * runBytes > payload.length) throw new StreamError(`a batch claims ${count} runs`);
+  const runs: Run[] = [];
+  let at = 4 + count * runBytes;
+  let left = units;
+  for (let i = 0; i < count; i++) {
+    const first = payload.readBigUInt64BE(4 + i * runBytes);
+    const length = payload.readUInt32BE(12 + i * runBytes);
+    const kind = payload.readUInt32BE(16 + i * runBytes);
+    if (kind !== kinds.data && kind !== kinds.zero && (kind !== kinds.image || imagePages === 0))
+      throw new StreamError(`a run of unknown kind ${kind}`);
+    if (length === 0 || first + BigInt(length) > BigInt(units))
+      throw new StreamError(`a run of ${length} at ${first} lies outside of ${units}`);
+    // Each unit stands in a batch once at most: a small batch cannot make much work.
+    left -= length;
+    if (left < 0) throw new StreamError("a batch names more than there is");
+    const bytes = kind === kinds.data ? length * unitBytes : kind === kinds.image ? imageRunBytes : 0;
+    if (at + bytes > payload.length) throw new StreamError("a batch holds less than its runs claim");
+    const run = { first: Number(first), count: length };
+    if (kind === kinds.image) {
+      const image = payload.readBigUInt64BE(at);
+      if (image + BigInt(length) > BigInt(imagePages))
+        throw new StreamError(`a run of ${length} at ${image} of the image lies outside of its ${imagePages}`);
+      runs.push({ ...run, data: null, image: Number(image) });
+    } else runs.push({ ...run, data: kind === kinds.data ? payload.subarray(at, at + bytes) : null });
+    at += bytes;
+  }
+  if (at !== payload.length) throw new StreamError("a batch holds more than its runs claim");
+  return runs;
+}

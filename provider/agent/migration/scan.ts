@@ -1,0 +1,191 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { readSync, writeSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import type { Readable, Writable } from "node:stream";
+import { AgentFault } from "../errors";
+import { blockBytes, overlayLayout } from "../vm/overlay";
+import type { Run } from "./runs";
+import { pageBytes } from "./sinks";
+
+const recordBytes = 16;
+const maxPagesAtOnce = 64;
+
+/** What a scan of the memory came to. */
+export interface ScanEnd {
+  readonly pages: number;
+  /** Time that looking for them took. */
+  readonly scanMs: number;
+}
+
+/** Bytes of a stream in the portions that one asks for, each copied once at most; the stream waits while much is unread. */
+class ByteReader {
+  readonly #parts: Buffer[] = [];
+  #bytes = 0;
+  #ended: Error | undefined;
+  #wake: () => void = () => undefined;
+
+  constructor(private readonly from: Readable) {
+    from.on("data", (chunk: Buffer) => {
+      this.#parts.push(chunk);
+      this.#bytes += chunk.length;
+      if (this.#bytes > 4 << 20) from.pause();
+      this.#wake();
+    });
+  }
+
+  /** There will be no more than what came. */
+  end(error: Error): void {
+    this.#ended = error;
+    this.#wake();
+  }
+
+  async read(bytes: number): Promise<Buffer> {
+    while (this.#bytes < bytes) {
+      if (this.#ended) throw this.#ended;
+      if (this.from.isPaused()) this.from.resume();
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    this.#bytes -= bytes;
+    return this.#upTo(bytes) ?? this.#joined(bytes);
+  }
+
+  /** A view of the first part, where that holds it all. */
+  #upTo(bytes: number): Buffer | undefined {
+    const [first] = this.#parts;
+    if (!first || first.length < bytes) return undefined;
+    if (first.length === bytes) this.#parts.shift();
+    else this.#parts[0] = first.subarray(bytes);
+    return first.subarray(0, bytes);
+  }
+
+  #joined(bytes: number): Buffer {
+    const all = Buffer.allocUnsafe(bytes);
+    for (let at = 0; at < bytes; ) {
+      const part = this.#upTo(Math.min(bytes - at, this.#parts[0]?.length ?? 0));
+      if (!part) throw new Error("bytes were counted that are not there");
+      at += part.copy(all, at);
+    }
+    return all;
+  }
+}
+
+/** `linux tool track`: tells which pages changed since it was last asked. */
+export class MemoryScanner {
+  readonly #child: ChildProcess;
+  readonly #out: ByteReader;
+  readonly #in: Writable;
+
+  /** @param map of a tracking session, whose pages alone are then looked at; a full scan looks at all */
+  constructor(kernel: string, memory: string, map?: string) {
+    this.#child = spawn(kernel, ["tool", "track", memory, ...(map === undefined ? [] : [map])], {
+      stdio: ["pipe", "pipe", "pipe"],
+      env: {},
+    });
+    const { stdin, stdout, stderr } = this.#child;
+    if (!stdin || !stdout) throw new Error("the scanner has no pipes");
+    this.#in = stdin;
+    this.#out = new ByteReader(stdout);
+    let said = "";
+    stdin.on("error", () => undefined);
+    stderr?.setEncoding("utf8").on("data", (text: string) => {
+      said = (said + text).slice(-1000);
+    });
+    this.#child.once("error", (error) => this.#out.end(error));
+    this.#child.once("close", (code, signal) =>
+      this.#out.end(new AgentFault("failed", "look for changed pages", `the scanner ended with ${code ?? signal}: ${said.trim()}`)),
+    );
+  }
+
+  /** Asks; `final` includes page 0. Runs must be read to the end before the next question. */
+  async *scan(how: "full" | "scan" | "scan final"): AsyncGenerator<Run, ScanEnd> {
+    this.#in.write(`${how}\n`);
+    for (;;) {
+      const record = await this.#out.read(recordBytes);
+      const kind = record.readUInt32LE(0);
+      const pages = record.readUInt32LE(4);
+      const first = Number(record.readBigUInt64LE(8));
+      if (kind === 0) return { pages, scanMs: first / 1e6 };
+      if (kind === 2) yield { first, count: pages, data: null };
+      else if (kind === 1) {
+        for (let done = 0; done < pages; ) {
+          const count = Math.min(maxPagesAtOnce, pages - done);
+          yield { first: first + done, count, data: await this.#out.read(count * pageBytes) };
+          done += count;
+        }
+      } else throw new AgentFault("failed", "look for changed pages", `the scanner sent a record of kind ${kind}`);
+    }
+  }
+
+  end(): void {
+    this.#child.kill("SIGKILL");
+  }
+}
+
+const mapHeaderBytes = 24;
+
+/** Tells which blocks of a running VM's overlay changed, by the epochs in `disk.map`. */
+export class DiskScanner {
+  #from = 1;
+
+  private constructor(
+    private readonly map: FileHandle,
+    private readonly overlay: FileHandle,
+    private readonly layout: ReturnType<typeof overlayLayout>,
+  ) {}
+
+  static async open(mapPath: string, overlayPath: string, virtualBytes: number): Promise<DiskScanner> {
+    const map = await open(mapPath, "r+");
+    const layout = overlayLayout(virtualBytes);
+    const { buffer } = await map.read(Buffer.alloc(mapHeaderBytes), 0, mapHeaderBytes, 0);
+    if (buffer.toString("latin1", 0, 8) !== "MOBIMAP1" || Number(buffer.readBigUInt64LE(16)) !== layout.blocks) {
+      await map.close();
+      throw new AgentFault("failed", "read the disk's map", `${mapPath} is not the map of a disk of ${layout.blocks} blocks`);
+    }
+    return new DiskScanner(map, await open(overlayPath, "r"), layout);
+  }
+
+  /**
+   * Blocks written since the last question (the first time: all that the overlay holds). Raises the epoch first; the kernel stamps a block after it was
+   * written, with the epoch of then, so a write that is under way now is seen the next time.
+   */
+  changed(): number[] {
+    const word = Buffer.alloc(8);
+    readSync(this.map.fd, word, 0, 8, 8);
+    const epoch = Number(word.readBigUInt64LE(0));
+    word.writeBigUInt64LE(BigInt(epoch + 1));
+    writeSync(this.map.fd, word, 0, 8, 8);
+    const stamps = this.#stamps();
+    const from = this.#from;
+    this.#from = epoch + 1;
+    const blocks: number[] = [];
+    for (const [block, stamp] of stamps.entries()) if (stamp >= from) blocks.push(block);
+    return blocks;
+  }
+
+  /** How many blocks the overlay holds. */
+  allocated(): number {
+    return this.#stamps().reduce((count, stamp) => count + (stamp > 0 ? 1 : 0), 0);
+  }
+
+  async *read(blocks: readonly number[]): AsyncGenerator<Run> {
+    for (const block of blocks) {
+      const data = Buffer.alloc(blockBytes);
+      await this.overlay.read(data, 0, blockBytes, this.layout.dataOffset + block * blockBytes);
+      yield { first: block, count: 1, data };
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.map.close();
+    await this.overlay.close();
+  }
+
+  /** The map lies on a tmpfs: reading is copying, so it is done at once. */
+  #stamps(): Uint32Array {
+    const stamps = new Uint32Array(this.layout.blocks);
+    readSync(this.map.fd, stamps, 0, stamps.byteLength, mapHeaderBytes);
+    return stamps;
+  }
+}

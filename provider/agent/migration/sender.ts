@@ -1,0 +1,258 @@
+import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { TLSSocket } from "node:tls";
+import { promisify } from "node:util";
+import { constants, zstdCompress, zstdCompressSync } from "node:zlib";
+import { type Deferred, deferred } from "../../lib/time";
+import { type Fact, factMessage, parseMessage, readyMessage } from "./messages";
+import { Pacer } from "./pacer";
+import { encodeStreamFrame, encodeStreamJson, type Frame, type FrameType, frameType, StreamDecoder, StreamError } from "./stream";
+
+const compress = promisify(zstdCompress);
+/** Tables as large as the payload needs, and its outcome in one piece: each piece is a way to the other thread and back. */
+const zstdOptions = (bytes: number) => ({
+  params: { [constants.ZSTD_c_compressionLevel]: 1 },
+  pledgedSrcSize: bytes,
+  chunkSize: Math.max(constants.Z_MIN_CHUNK, bytes),
+});
+/** Sent, but not yet known to be applied: what is kept for a new connection. */
+const windowBytes = 16 << 20;
+/** Frames that are being compressed: libuv's pool has four threads. */
+const maxCompressing = 6;
+/** Payloads below this are sent as they are. */
+const compressFromBytes = 128;
+/** A connection on which nothing moves for so long, while something is to be acknowledged, is given up for a new one. */
+const stallMs = 20_000;
+/** Up to here the way to another thread and back costs more than the work: the last frames of a frozen guest are such. */
+const atOnceBytes = 64 << 10;
+
+async function pack(payload: Buffer): Promise<Buffer | undefined> {
+  if (payload.length < compressFromBytes) return undefined;
+  const options = zstdOptions(payload.length);
+  return payload.length <= atOnceBytes ? zstdCompressSync(payload, options) : await compress(payload, options);
+}
+
+export interface SenderEvents {
+  fact(fact: Fact): void;
+  /** The connection ended and could not be made again in time. */
+  lost(error: Error): void;
+}
+
+/**
+ * The source's end of a migration stream. Frames are numbered, kept until the target has applied them, and sent again on a new connection of the
+ * same job: a cut link costs time, not the move.
+ */
+export class Sender {
+  #socket: TLSSocket | undefined;
+  #sequence = 0;
+  readonly #unacked: { sequence: number; bytes: Buffer }[] = [];
+  #unackedBytes = 0;
+  #compressing = 0;
+  #tail: Promise<void> = Promise.resolve();
+  #changed: Deferred<void> = deferred();
+  #failure: Error | undefined;
+  #ended = false;
+  readonly #digest = createHash("sha256");
+  readonly #pacer: Pacer;
+  /** The target's journal, as it said at the connection. */
+  journalId: string | undefined;
+  /** Bytes given to the connection, sent again ones too; and those that came back. */
+  bytesOnWire = 0;
+  /** When the connection last took or brought bytes, or had nothing to do. */
+  #movedAtMs = 0;
+  #toTake = 0;
+  readonly #watch: NodeJS.Timeout;
+
+  constructor(
+    private readonly dialOnce: () => Promise<TLSSocket>,
+    private readonly hello: { m: string; vm: string; stream: string },
+    private readonly events: SenderEvents,
+    private readonly limits: { bandwidthMbps?: number | undefined; reconnectMs: number },
+  ) {
+    this.#pacer = new Pacer(limits.bandwidthMbps);
+    this.#watch = setInterval(() => this.#endStall(), stallMs / 10).unref();
+  }
+
+  /** Connects for the first time; later connections are made by itself. */
+  async connect(tries: number): Promise<void> {
+    for (let left = tries; ; left -= 1) {
+      try {
+        await this.#open();
+        return;
+      } catch (error) {
+        if (left <= 1 || this.#failure) throw this.#failure ?? error;
+      }
+      await sleep(300);
+    }
+  }
+
+  get unackedBytes(): number {
+    return this.#unackedBytes;
+  }
+
+  /** Sends a numbered frame, in order; resolves when the next may be made. @throws what ended the stream */
+  async send(type: FrameType, payload: Buffer): Promise<void> {
+    await this.#until(() => this.#unackedBytes < windowBytes && this.#compressing < maxCompressing);
+    this.#compressing += 1;
+    const sequence = ++this.#sequence;
+    const packed = pack(payload);
+    this.#tail = this.#tail
+      .then(async () => {
+        const made = await packed;
+        const smaller = made && made.length < payload.length ? made : undefined;
+        await this.#emit(encodeStreamFrame(type, sequence, smaller ?? payload, smaller ? 1 : 0), sequence);
+      })
+      .finally(() => {
+        this.#compressing -= 1;
+        this.#tick();
+      });
+    this.#tail.catch((error: unknown) => this.#fail(error instanceof Error ? error : new Error(String(error))));
+  }
+
+  /** Digest over all numbered frames so far. */
+  async digest(): Promise<string> {
+    await this.#tail;
+    return this.#digest.copy().digest("hex");
+  }
+
+  /** Resolves when at most so many bytes are sent but not applied. */
+  async drained(maxBytes: number): Promise<void> {
+    await this.#until(() => this.#compressing === 0 && this.#unackedBytes <= maxBytes);
+  }
+
+  /** Says a fact, if a connection is there. After a last word no connection is made again. */
+  tell(fact: Fact): void {
+    if (fact.fact === "ABORTED" || fact.fact === "CLOSED") this.#ended = true;
+    this.#write(encodeStreamJson(frameType.fact, 0, fact));
+  }
+
+  /** No frame goes out any more, and whoever waits is told why; facts can still be said. */
+  abort(error: Error): void {
+    this.#failure ??= error;
+    this.#tick();
+  }
+
+  /** No more of it. What was said last is still sent. */
+  end(): void {
+    this.#ended = true;
+    this.#failure ??= new Error("the migration stream was closed");
+    clearInterval(this.#watch);
+    this.#socket?.end();
+    setTimeout(() => this.#socket?.destroy(), 2000).unref();
+    this.#tick();
+  }
+
+  async #emit(bytes: Buffer, sequence: number): Promise<void> {
+    this.#digest.update(bytes.subarray(2, 4)).update(bytes.subarray(20));
+    this.#unacked.push({ sequence, bytes });
+    this.#unackedBytes += bytes.length;
+    await this.#pacer.take(bytes.length);
+    this.#write(bytes);
+    const socket = this.#socket;
+    while (socket === this.#socket && socket?.writableNeedDrain && !socket.destroyed && !this.#failure) await this.#changed.promise;
+  }
+
+  #write(bytes: Buffer): void {
+    const socket = this.#socket;
+    if (!socket || socket.destroyed) return;
+    this.bytesOnWire += bytes.length;
+    socket.write(bytes);
+  }
+
+  async #open(): Promise<void> {
+    const socket = await this.dialOnce();
+    const decoder = new StreamDecoder();
+    const ready = deferred<Frame>();
+    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 2, ...this.hello }));
+    socket.on("data", (chunk: Buffer) => {
+      this.#movedAtMs = performance.now();
+      this.bytesOnWire += chunk.length;
+      try {
+        for (const frame of decoder.push(chunk)) {
+          if (frame.type === frameType.ready) ready.resolve(frame);
+          else this.#take(frame);
+        }
+      } catch (error) {
+        socket.destroy(error instanceof Error ? error : undefined);
+      }
+    });
+    socket.on("drain", () => this.#tick());
+    socket.once("close", () => {
+      this.#tick();
+      ready.reject(new Error("the target closed the connection before it was ready"));
+      if (this.#socket === socket) void this.#again();
+    });
+    const answer = await Promise.race([
+      ready.promise,
+      sleep(10_000, undefined, { ref: false }).then(() => Promise.reject(new Error("the target did not become ready in 10 s"))),
+    ]).catch((error: unknown) => {
+      socket.destroy();
+      throw error;
+    });
+    const { journalId, received } = parseMessage(readyMessage, answer.payload);
+    this.journalId = journalId;
+    this.#acknowledge(received);
+    this.#socket = socket;
+    this.#movedAtMs = performance.now();
+    for (const { bytes } of this.#unacked) this.#write(bytes);
+  }
+
+  async #again(): Promise<void> {
+    this.#socket = undefined;
+    const end = performance.now() + this.limits.reconnectMs;
+    let last: unknown = new Error("the connection ended");
+    for (let pauseMs = 50; !this.#ended && performance.now() < end; pauseMs = Math.min(2 * pauseMs, 2000)) {
+      try {
+        return await this.#open();
+      } catch (error) {
+        last = error;
+      }
+      await sleep(pauseMs, undefined, { ref: false });
+    }
+    if (!this.#ended) this.#fail(last instanceof Error ? last : new Error(String(last)));
+  }
+
+  #take(frame: Frame): void {
+    if (frame.type === frameType.ack) {
+      if (frame.payload.length !== 8) throw new StreamError("an acknowledgement has the wrong length");
+      this.#acknowledge(Number(frame.payload.readBigUInt64BE(0)));
+    } else if (frame.type === frameType.fact) {
+      this.events.fact(parseMessage(factMessage, frame.payload));
+    } else throw new StreamError(`a target does not send frames of type ${frame.type}`);
+  }
+
+  #acknowledge(sequence: number): void {
+    while (this.#unacked[0] && this.#unacked[0].sequence <= sequence) this.#unackedBytes -= this.#unacked.shift()?.bytes.length ?? 0;
+    this.#tick();
+  }
+
+  /** A link that swallows everything tells nobody of it. */
+  #endStall(): void {
+    const socket = this.#socket;
+    const toTake = socket?.writableLength ?? 0;
+    if (toTake !== this.#toTake || this.#unackedBytes === 0) this.#movedAtMs = performance.now();
+    this.#toTake = toTake;
+    if (performance.now() - this.#movedAtMs > stallMs) socket?.destroy();
+  }
+
+  #fail(error: Error): void {
+    if (this.#failure) return;
+    this.#failure = error;
+    this.#tick();
+    this.events.lost(error);
+  }
+
+  #tick(): void {
+    const { resolve } = this.#changed;
+    this.#changed = deferred();
+    resolve();
+  }
+
+  async #until(met: () => boolean): Promise<void> {
+    for (;;) {
+      if (this.#failure) throw this.#failure;
+      if (met()) return;
+      await this.#changed.promise;
+    }
+  }
+}

@@ -1,0 +1,153 @@
+import { readSync, writeSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { blockBytes, overlayLayout } from "../vm/overlay";
+import { decodeRuns } from "./runs";
+import { StreamError } from "./stream";
+
+export const pageBytes = 4096;
+const zeros = Buffer.alloc(64 * pageBytes);
+/** Pages on their way from an image into a copy. */
+const portion = Buffer.alloc(64 * pageBytes);
+
+/** Which units of a copy hold bytes. */
+class Bits {
+  readonly bytes: Buffer;
+  count = 0;
+
+  constructor(readonly size: number) {
+    this.bytes = Buffer.alloc(Math.ceil(size / 8));
+  }
+
+  has(i: number): boolean {
+    return ((this.bytes[i >> 3] ?? 0) & (1 << (i & 7))) !== 0;
+  }
+
+  set(i: number, on: boolean): void {
+    if (this.has(i) === on) return;
+    this.count += on ? 1 : -1;
+    this.bytes[i >> 3] = (this.bytes[i >> 3] ?? 0) ^ (1 << (i & 7));
+  }
+}
+
+/** Writes pages of a guest into a target's memory file. Page 0, the header, is not its business. */
+export class MemorySink {
+  readonly #pages: number;
+  readonly #written: Bits;
+  #stale: Bits | undefined;
+
+  private constructor(
+    private readonly file: FileHandle,
+    private readonly image: { readonly file: FileHandle; readonly pages: number },
+    memoryBytes: number,
+  ) {
+    this.#pages = memoryBytes / pageBytes;
+    this.#written = new Bits(this.#pages);
+  }
+
+  /** @param imagePath the base image, whose pages the source may name instead of sending them */
+  static async open(path: string, imagePath: string, memoryBytes: number): Promise<MemorySink> {
+    const image = await open(imagePath, "r");
+    const pages = Math.floor((await image.stat()).size / pageBytes);
+    return new MemorySink(await open(path, "r+"), { file: image, pages }, memoryBytes);
+  }
+
+  /** A source that begins anew sends all it has; what it does not send again must become zero. */
+  begin(): void {
+    this.#stale = new Bits(this.#pages);
+    this.#written.bytes.copy(this.#stale.bytes);
+  }
+
+  /** tmpfs: writing is copying, so it is done at once. @throws StreamError */
+  apply(payload: Buffer): void {
+    for (const { first, count, data, image } of decodeRuns(payload, pageBytes, this.#pages, this.image.pages)) {
+      if (first === 0) throw new StreamError("page 0 does not travel as memory");
+      if (data) writeAll(this.file.fd, data, first * pageBytes);
+      else if (image !== undefined) this.#copy(image, first, count);
+      const zero = !data && image === undefined;
+      for (let page = first; page < first + count; page++) {
+        if (zero && this.#written.has(page)) writeAll(this.file.fd, zeros.subarray(0, pageBytes), page * pageBytes);
+        this.#written.set(page, !zero);
+        this.#stale?.set(page, false);
+      }
+    }
+  }
+
+  /** All pages are here: what an earlier stream left over goes, then the header is written. */
+  finish(page0: Buffer): void {
+    for (let page = 1; this.#stale && page < this.#pages; page++) {
+      if (this.#stale.has(page)) writeAll(this.file.fd, zeros.subarray(0, pageBytes), page * pageBytes);
+    }
+    writeAll(this.file.fd, page0, 0);
+  }
+
+  async close(): Promise<void> {
+    await this.file.close();
+    await this.image.file.close();
+  }
+
+  #copy(from: number, to: number, count: number): void {
+    for (let done = 0; done < count; ) {
+      const bytes = readSync(
+        this.image.file.fd,
+        portion,
+        0,
+        Math.min(portion.length, (count - done) * pageBytes),
+        (from + done) * pageBytes,
+      );
+      if (bytes % pageBytes !== 0 || bytes === 0) throw new StreamError("the image ended within a page");
+      writeAll(this.file.fd, portion.subarray(0, bytes), (to + done) * pageBytes);
+      done += bytes / pageBytes;
+    }
+  }
+}
+
+/** Writes blocks into a target's overlay; every block that ever came is allocated. */
+export class DiskSink {
+  readonly #allocated: Bits;
+  readonly #layout: ReturnType<typeof overlayLayout>;
+
+  private constructor(
+    private readonly file: FileHandle,
+    virtualBytes: number,
+  ) {
+    this.#layout = overlayLayout(virtualBytes);
+    this.#allocated = new Bits(this.#layout.blocks);
+  }
+
+  static async open(path: string, virtualBytes: number): Promise<DiskSink> {
+    return new DiskSink(await open(path, "r+"), virtualBytes);
+  }
+
+  get blocks(): number {
+    return this.#allocated.count;
+  }
+
+  /** @throws StreamError, or ENOSPC of the file system */
+  async apply(payload: Buffer): Promise<void> {
+    for (const { first, count, data } of decodeRuns(payload, blockBytes, this.#layout.blocks)) {
+      if (!data) throw new StreamError("a disk block without bytes");
+      await this.file.write(data, 0, data.length, this.#layout.dataOffset + first * blockBytes);
+      for (let block = first; block < first + count; block++) this.#allocated.set(block, true);
+    }
+  }
+
+  /** Writes the bitmap, not yet synced: a crash before SETTLED ends in GONE anyway. At once, for the guest is frozen. */
+  finish(): void {
+    const bitmap = Buffer.alloc(this.#layout.bitmapBytes);
+    this.#allocated.bytes.copy(bitmap);
+    writeAll(this.file.fd, bitmap, pageBytes);
+  }
+
+  /** Durable when it resolves. */
+  async sync(): Promise<void> {
+    await this.file.sync();
+  }
+
+  async close(): Promise<void> {
+    await this.file.close();
+  }
+}
+
+function writeAll(fd: number, bytes: Buffer, position: number): void {
+  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, position + done);
+}

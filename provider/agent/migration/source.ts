@@ -1,0 +1,400 @@
+import { randomBytes } from "node:crypto";
+import { messageOf } from "../../lib/errors";
+import { type Deferred, deferred } from "../../lib/time";
+import type { MoveProgress } from "../../protocol/methods";
+import type { Wiring } from "../../schemas/link";
+import type { LastMigration, MigrationPolicy } from "../../schemas/vm";
+import { AgentFault } from "../errors";
+import { currentWirings } from "../link/current";
+import type { LiveVm } from "../vm/live";
+import { killProcess } from "../vm/process";
+import type { Vm } from "../vm/vm";
+import { Convergence } from "./convergence";
+import { CopyOut, type ScanKind } from "./copy";
+import { mayReturn } from "./decide";
+import { heldAt } from "./holds";
+import { inDoubt, type MoveJob } from "./job";
+import { encodeFinal, type Fact } from "./messages";
+import { resumedPhases, runPhases, type SourceSteps, sourcePhases } from "./phases";
+import type { MoveQueue } from "./queue";
+import { recoverSource } from "./recover";
+import { rehearse, sweep } from "./rehearse";
+import { returnCopy } from "./return";
+import type { Verdict } from "./rounds";
+import { Sender } from "./sender";
+import { gaveUp, gaveUpAfterRelease, lost, unreachable } from "./sourceFaults";
+import { frameType } from "./stream";
+import { dial } from "./tls";
+import { Watchers } from "./watchers";
+
+export interface SourceRequest {
+  readonly attempt: string;
+  readonly key: Buffer;
+  readonly policy: MigrationPolicy;
+  readonly target: { readonly host: string; readonly address: string; readonly port: number };
+}
+
+/** How long a cut link may stay cut before release; afterwards we go on trying for longer. */
+const reconnectMs = 30_000;
+const connectTries = 5;
+const reconnectAfterReleaseMs = 600_000;
+/** A watcher is told "in doubt" after this much silence, and the time that the last bytes may take; the job itself goes on. */
+const doubtAfterMs = 10_000;
+/** Sent but not applied when the deciding word may change: one round trip's worth on a slow link. */
+const lateBytes = 128 << 10;
+
+/** One outgoing attempt, from `move.start` to its end. */
+export class SourceJob implements MoveJob, SourceSteps {
+  readonly side = "source";
+  readonly done: Promise<MoveProgress>;
+  progress: MoveProgress;
+  /** The header word is `released`. */
+  released = false;
+  #way: Pick<SourceRequest, "key" | "target">;
+  readonly #abort = new AbortController();
+  readonly #sender: Sender;
+  readonly #limits: { bandwidthMbps: number | undefined; reconnectMs: number };
+  readonly #live: LiveVm | undefined;
+  readonly #watchers = new Watchers();
+  readonly #settled = deferred<Fact>();
+  readonly #started = deferred<Fact>();
+  readonly #begunMs = performance.now();
+  readonly #convergence: Convergence;
+  #turn: Disposable | undefined;
+  #copy: CopyOut | undefined;
+  #frozenAtMs: number | undefined;
+  #downtimeMs = 0;
+  readonly #marks: Record<string, number> = {};
+  #doubtTimer: NodeJS.Timeout | undefined;
+  readonly #doubt: Deferred<MoveProgress> = deferred();
+
+  constructor(
+    private readonly vm: Vm,
+    private readonly request: SourceRequest,
+    alreadyReleased: boolean,
+    private readonly queue: MoveQueue,
+  ) {
+    this.released = alreadyReleased;
+    this.#way = request;
+    this.#limits = { bandwidthMbps: request.policy.bandwidthMbps, reconnectMs: alreadyReleased ? reconnectAfterReleaseMs : reconnectMs };
+    this.#live = vm.live;
+    this.progress = { vm: vm.uuid, attempt: request.attempt, phase: "reserve", round: 0, bytesSent: 0 };
+    this.#sender = new Sender(
+      async () => await dial(this.#way.target, request.attempt, this.#way.key, this.#abort.signal),
+      { m: request.attempt, vm: vm.uuid, stream: randomBytes(8).toString("hex") },
+      { fact: (fact) => this.#heard(fact), lost: (error) => this.#lost(error) },
+      this.#limits,
+    );
+    this.#convergence = new Convergence(
+      request.target.host,
+      request.policy,
+      { say: async (...words) => await this.#control().say(...words) },
+      (reason) => vm.context.log.info({ vm: vm.uuid, m: request.attempt, reason }, "the guest is not throttled any more"),
+    );
+    this.done = this.#run();
+  }
+
+  get m(): string {
+    return this.request.attempt;
+  }
+
+  /** What the link has shown; undefined where nothing of it was seen. */
+  get linkMbps(): number | undefined {
+    return this.#convergence.linkMbps;
+  }
+
+  /** Resolves at the job's end, or earlier when it is in doubt and nobody answers. */
+  get answer(): Promise<MoveProgress> {
+    return Promise.race([this.done, this.#doubt.promise]);
+  }
+
+  watch(listener: (progress: MoveProgress) => void): () => void {
+    return this.#watchers.add(listener, this.progress);
+  }
+
+  /** Before release: undone. @throws AgentFault bad-state after it */
+  async cancel(reason: string): Promise<void> {
+    if (this.released)
+      throw new AgentFault("bad-state", "cancel the move", `${this.m} is past its point of no return`, {
+        next: "let it finish; then move the VM back",
+      });
+    this.#giveUp(new Error(reason));
+    await this.done;
+  }
+
+  /** Stops asking, and decides nothing: the copy stays as it is. */
+  async yield(reason: string): Promise<void> {
+    this.#settled.reject(new Error(reason));
+    this.#giveUp(new Error(reason));
+    await this.done;
+  }
+
+  processEnded(note: string): void {
+    if (!this.released) this.#giveUp(new Error(note));
+  }
+
+  wiringsChanged(wirings: readonly Wiring[]): void {
+    if (!this.released && this.#copy)
+      void this.#sender.send(frameType.wirings, Buffer.from(JSON.stringify(wirings))).catch(() => undefined);
+  }
+
+  /** The provider came again: another key, and the target's agent may listen elsewhere by now. */
+  renew(request: Pick<SourceRequest, "key" | "target">): void {
+    this.#way = request;
+  }
+
+  /** A fact that a courier brought, or that came over the stream. */
+  courier(fact: Fact): void {
+    this.#heard(fact);
+  }
+
+  async #run(): Promise<MoveProgress> {
+    try {
+      await runPhases(this, this.released ? resumedPhases : sourcePhases, (name) => {
+        this.#report({ phase: name === "resend" ? "release" : name });
+        return heldAt(this.vm.context, name);
+      });
+      return this.#report({ phase: "done", result: this.#result("moved") });
+    } catch (error) {
+      return await this.#failed(error);
+    } finally {
+      clearTimeout(this.#doubtTimer);
+      this.#turn?.[Symbol.dispose]();
+      await this.#copy?.close();
+      this.#sender.end();
+      if (this.vm.job === this) this.vm.job = undefined;
+    }
+  }
+
+  async reserve(): Promise<void> {
+    const { host, address, port } = this.#way.target;
+    try {
+      await this.#sender.connect(connectTries);
+    } catch (error) {
+      throw unreachable({ host, address, port }, error);
+    }
+  }
+
+  async precopy(): Promise<void> {
+    // Connected all the while: a target that nobody comes to would give up.
+    const links = new Set(this.vm.wirings.map(({ link }) => link));
+    this.#turn = await this.queue.turn(links, this.#abort.signal, (ahead) => this.#report({ phase: "queued", ahead }));
+    this.#convergence.begin();
+    this.#report({ phase: "precopy", ahead: undefined });
+    this.#copy = await CopyOut.open(this.vm, this.#sender);
+    for (let verdict = await this.#round("full"); verdict.next === "round"; ) verdict = await this.#round("scan");
+  }
+
+  async arm(): Promise<void> {
+    const { out } = this.vm.journal.value;
+    if (out?.m !== this.m || out.state !== "INIT")
+      throw new AgentFault("bad-state", "arm the move", `the journal has ${out?.m ?? "no attempt"} in ${out?.state ?? "no state"}`);
+    if (this.#sender.journalId !== out.toJournal)
+      throw new AgentFault("bad-state", "arm the move", "the target answers from another journal than it offered with", {
+        next: "run `pulumi up` again",
+      });
+    // The guest runs while the target sets the links up; what it dirties meanwhile is a round of its own, with nothing of it left on the way.
+    await this.#sender.send(frameType.wirings, Buffer.from(JSON.stringify(await currentWirings(this.vm))));
+    await this.vm.journal.writeOut({ state: "OPEN" });
+    if (this.vm.file) rehearse({ attempt: this.m, epochTarget: out.epochTarget, ...this.vm.file });
+    for (let verdict = await this.#round("scan", "freeze"); verdict.next === "round"; ) verdict = await this.#round("scan", "freeze");
+    await this.#sender.drained(0);
+    sweep();
+  }
+
+  async freeze(): Promise<void> {
+    this.#abort.signal.throwIfAborted();
+    const deadmanMs = Math.ceil(Math.max(10_000, 5 * (this.#convergence.rounds.at(-1)?.ms ?? 0)));
+    await this.#convergence.lift();
+    this.#frozenAtMs = performance.now();
+    await this.#control().say("freeze", { attempt: this.m, deadmanMs }, deadmanMs);
+    this.#mark("frozen");
+    const { scanMs } = await this.#copied("scan final");
+    this.#mark(`last pages and blocks read, ${scanMs.toFixed(1)} of it comparing`);
+    await this.#sender.drained(lateBytes);
+    this.#mark("almost all of it there");
+  }
+
+  async release(): Promise<void> {
+    const { file, journal } = this.vm;
+    const { out } = journal.value;
+    const page0 = this.#copy?.page0;
+    if (!out || !file || !this.#copy || !page0) throw new Error("nothing to release");
+    const message = {
+      m: this.m,
+      digest: await this.#sender.digest(),
+      epoch: out.epochTarget,
+      spec: file.spec,
+      owner: file.owner,
+      diskBlocks: this.#copy.blocks,
+    };
+    if (!this.released) {
+      this.#abort.signal.throwIfAborted();
+      await this.#control().say("release", { attempt: this.m });
+      this.released = true;
+      this.#limits.reconnectMs = reconnectAfterReleaseMs;
+      this.#mark("released");
+      await heldAt(this.vm.context, "released");
+    }
+    await this.#sender.send(frameType.final, encodeFinal(message, page0));
+    this.#turn?.[Symbol.dispose]();
+    this.#waitForDoubt();
+  }
+
+  async resend(): Promise<void> {
+    this.#waitForDoubt();
+    // What is lost cannot be sent: only the answer counts.
+    if ((await this.vm.copyState()) === "none")
+      return this.#sender.tell({ fact: "QUERY", m: this.m, journalId: this.vm.context.journalId });
+    const again = async (): Promise<void> => {
+      this.#copy = await CopyOut.open(this.vm, this.#sender);
+      await this.#copied("full");
+      await this.#copy.readPage0();
+      await this.release();
+    };
+    // The target may have it all already and say so: then the rest need not go out.
+    await Promise.race([again(), this.#settled.promise, this.#started.promise]);
+  }
+
+  async resume(): Promise<void> {
+    const fact = await Promise.race([this.#started.promise, this.#settled.promise]);
+    this.#downtimeMs = performance.now() - (this.#frozenAtMs ?? performance.now());
+    this.#mark(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`);
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, msAfterFreeze: this.#marks }, "the frozen part");
+    if (fact.fact !== "GONE") this.#live?.sessions.lose("the VM moved", this.request.target.host);
+    this.#report({ downtimeMs: this.#downtimeMs });
+  }
+
+  async settle(): Promise<void> {
+    const fact = await this.#settled.promise;
+    this.#watchers.tellAll();
+    if (fact.fact === "GONE") await this.#return(fact.reason ?? "the target gave up");
+  }
+
+  async retire(): Promise<void> {
+    const { out } = this.vm.journal.value;
+    if (!out) throw new Error("no attempt to close");
+    const result = this.#result("moved");
+    await this.vm.journal.writeOut({ state: "CLOSED" }, { home: "no", tombstone: out.to });
+    const live = this.vm.release();
+    if (live) await killProcess(live.process);
+    await this.vm.dropCopy();
+    if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, lastMigration: result });
+    this.#sender.tell({ fact: "CLOSED", m: this.m, journalId: this.vm.context.journalId, result });
+  }
+
+  /** One pre-copy round, to the point where the target has nearly all of it, and what it says about the next. `then`: what comes where that is none. */
+  async #round(how: "full" | "scan", then?: "freeze"): Promise<Verdict> {
+    const begun = performance.now();
+    const bytesBefore = this.#sender.bytesOnWire;
+    const { scanMs } = await this.#copied(how);
+    await this.#sender.drained(lateBytes);
+    this.#abort.signal.throwIfAborted();
+    const round = { bytes: this.#sender.bytesOnWire - bytesBefore, ms: performance.now() - begun, scanMs };
+    const verdict = this.#convergence.after(round);
+    const { share } = verdict.course;
+    if (then && verdict.next !== "round") this.#watchers.keepForLater();
+    this.#report({ round: this.#convergence.rounds.length, ...(share < 1 && { guestShare: share }) });
+    this.vm.context.log.info({ ...this.progress, ...round, ...verdict }, "a pre-copy round ended");
+    return verdict;
+  }
+
+  async #copied(how: ScanKind): Promise<{ scanMs: number }> {
+    if (!this.#copy) throw new Error("nothing to copy from");
+    return await this.#copy.once(how, () => {
+      this.progress = { ...this.progress, bytesSent: this.#sender.bytesOnWire };
+    });
+  }
+
+  /** When what of the frozen part was done, in ms since it began: for the log. */
+  #mark(what: string): void {
+    if (this.#frozenAtMs !== undefined) this.#marks[what] = Math.round(10 * (performance.now() - this.#frozenAtMs)) / 10;
+  }
+
+  #control(): LiveVm["control"] {
+    if (!this.#live || this.vm.live !== this.#live) throw new AgentFault("bad-state", "drive the VM process", "it has ended");
+    return this.#live.control;
+  }
+
+  #heard(fact: Fact): void {
+    const { out } = this.vm.journal.value;
+    if (fact.m !== this.m || !out) return;
+    if (fact.fact === "STARTED") this.#started.resolve(fact);
+    else if (fact.fact === "SETTLED") {
+      if (this.released) this.#settled.resolve(fact);
+    } else if (fact.fact === "GONE" || fact.fact === "FAULT") {
+      if (!this.released) this.#giveUp(gaveUp(this.request.target.host, fact.reason));
+      else if (mayReturn(out, fact)) this.#settled.resolve(fact);
+    }
+  }
+
+  #lost(error: Error): void {
+    if (!this.released) this.#giveUp(lost(this.request.target, error));
+    else this.#settled.reject(error);
+  }
+
+  #giveUp(error: Error): void {
+    this.#abort.abort(error);
+    this.#sender.abort(error);
+  }
+
+  /** The one rule: only GONE of the target's own journal leads here, and the copy runs with the epoch that was kept for it. */
+  async #return(reason: string): Promise<never> {
+    const { out } = this.vm.journal.value;
+    if (!out) throw new Error("no attempt to return from");
+    const next = await returnCopy(this.vm, out);
+    this.#sender.tell({ fact: "ABORTED", m: this.m, journalId: this.vm.context.journalId });
+    throw gaveUpAfterRelease(this.request.target.host, reason, next);
+  }
+
+  async #failed(error: unknown): Promise<MoveProgress> {
+    const cause: unknown = this.#abort.signal.aborted ? this.#abort.signal.reason : error;
+    this.#watchers.tellAll();
+    await this.#convergence.lift();
+    this.vm.context.log.error({ vm: this.vm.uuid, m: this.m, err: cause, phase: this.progress.phase }, "a move failed");
+    const returned = this.released && this.vm.journal.value.out?.state === "ABORTED";
+    if (!returned && (this.released || !(await this.#undone()))) return this.#report(inDoubt(this.request.target.host, messageOf(cause)));
+    const result = this.#result(returned ? "failed, returned" : "failed", messageOf(cause));
+    if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, lastMigration: result }).catch(() => undefined);
+    return this.#report({ phase: "failed", result, fault: { message: messageOf(cause), running: "source" } });
+  }
+
+  /** Before release every failure thaws, as the recovery table says; the target is told, but not waited for. False: the word was said after all. */
+  async #undone(): Promise<boolean> {
+    await recoverSource(this.vm).catch((error: unknown) =>
+      this.vm.context.log.error({ vm: this.vm.uuid, m: this.m, err: error }, "a move could not be undone; the next run tries it again"),
+    );
+    if (this.vm.journal.value.out?.state !== "ABORTED") return false;
+    this.#sender.tell({ fact: "ABORTED", m: this.m, journalId: this.vm.context.journalId });
+    return true;
+  }
+
+  #waitForDoubt(): void {
+    const afterMs = doubtAfterMs + (2 * 8 * lateBytes) / (1000 * (this.request.policy.bandwidthMbps ?? Infinity));
+    const silence = `nothing was heard of it for ${Math.round(afterMs / 1000)} s after the release`;
+    this.#doubtTimer = setTimeout(() => {
+      this.#watchers.tellAll();
+      this.#doubt.resolve(this.#report(inDoubt(this.request.target.host, silence)));
+    }, afterMs);
+  }
+
+  #result(result: LastMigration["result"], error?: string): LastMigration {
+    return {
+      attempt: this.m,
+      from: this.vm.context.hostName,
+      to: this.request.target.host,
+      result,
+      bytes: this.#sender.bytesOnWire,
+      seconds: (performance.now() - this.#begunMs) / 1000,
+      rounds: this.#convergence.rounds.length,
+      downtimeMs: this.#downtimeMs,
+      ...(error !== undefined && { error }),
+    };
+  }
+
+  #report(change: Partial<MoveProgress>): MoveProgress {
+    this.progress = { ...this.progress, bytesSent: this.#sender.bytesOnWire, ...change };
+    this.#watchers.tell(this.progress);
+    return this.progress;
+  }
+}

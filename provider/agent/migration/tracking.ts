@@ -1,0 +1,38 @@
+import { join } from "node:path";
+import { type Control, ControlError } from "../vm/control";
+import type { Vm } from "../vm/vm";
+
+/**
+ * The running guest's own kernel marks the pages that change (docs/formats/vm-process.md, `dirty.*`), in a map that the scanner then takes the marks from:
+ * what it costs to find them follows from how many they are, not from how much memory there is. A freeze makes the last marks itself.
+ */
+export class Tracking {
+  private constructor(
+    private readonly control: Control,
+    /** Path of the map. */
+    readonly map: string,
+  ) {}
+
+  /** From here on changes are marked. Undefined where kernel or host cannot do it, or the guest stands: all memory is compared then. */
+  static async begin({ live, paths, uuid, context }: Vm): Promise<Tracking | undefined> {
+    if (!live) return undefined;
+    try {
+      const { map = "" } = await live.control.say("dirty.start");
+      return new Tracking(live.control, join(paths.run, map));
+    } catch (error) {
+      if (!(error instanceof ControlError) || error.code === "closed") throw error;
+      context.log.info({ vm: uuid, reason: error.message }, "changed pages are found by comparing all memory");
+      return undefined;
+    }
+  }
+
+  /** Marks what has changed since the last marks; the guest runs on. */
+  async mark(): Promise<void> {
+    await this.control.say("dirty.scan");
+  }
+
+  /** Nothing is marked or watched any more. The process does that by itself when this connection ends, and at its own end. */
+  async end(): Promise<void> {
+    await this.control.say("dirty.stop").catch(() => undefined);
+  }
+}

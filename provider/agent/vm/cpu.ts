@@ -1,0 +1,54 @@
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { until } from "../../lib/time";
+import { runRoot } from "../context";
+import { isOurs, readProcess } from "./process";
+
+/** Of a CPU that a guest wants too, the agent gets less than a third. */
+const agentNice = 4;
+/** The host takes one such word in 100 ms. */
+const autogroupLimitMs = 2000;
+
+/**
+ * What this session computes gives way to guests: each VM is a session of its own, and so a scheduling group of its own where the host makes them
+ * (sched(7), "The autogroup feature"). Elsewhere this does nothing.
+ */
+export async function giveWayToGuests(): Promise<void> {
+  await until(autogroupLimitMs, "setting the weight of the agent's session", () =>
+    writeFile("/proc/self/autogroup", `${agentNice}`).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => error.code !== "EAGAIN" || undefined,
+    ),
+  ).catch(() => undefined);
+}
+
+/** CPUs that this process may use. */
+export async function allowedCpus(): Promise<number[]> {
+  const list = /^Cpus_allowed_list:\s*(\S+)/m.exec(await readFile("/proc/self/status", "utf8"))?.[1] ?? "0";
+  return list.split(",").flatMap((range) => {
+    const [from = 0, to = from] = range.split("-").map(Number);
+    return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+  });
+}
+
+/** VMs per CPU over all agents of this user: two local hosts share one machine. `without`: a pid that does not count. */
+export async function cpuLoad(without?: number): Promise<Map<number, number>> {
+  const load = new Map((await allowedCpus()).map((cpu) => [cpu, 0]));
+  for (const agent of await readdir(runRoot()).catch(() => [])) {
+    for (const vm of await readdir(join(runRoot(), agent)).catch(() => [])) {
+      const record = await readProcess(join(runRoot(), agent, vm, "process.json")).catch(() => undefined);
+      if (record?.cpu === undefined || record.pid === without || !(await isOurs(record))) continue;
+      load.set(record.cpu, (load.get(record.cpu) ?? 0) + 1);
+    }
+  }
+  return load;
+}
+
+/** The CPU with the fewest VMs; `current` stays where it is as good. Pure. */
+export function leastLoaded(load: ReadonlyMap<number, number>, current?: number): number {
+  let best = current !== undefined && load.has(current) ? current : undefined;
+  for (const [cpu, vms] of load) {
+    if (best === undefined || vms < (load.get(best) ?? 0)) best = cpu;
+  }
+  return best ?? 0;
+}

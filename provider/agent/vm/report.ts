@@ -1,0 +1,68 @@
+import { stat } from "node:fs/promises";
+import { unless } from "../../lib/errors";
+import type { VmReport } from "../../protocol/methods";
+import type { NicStats } from "../../schemas/link";
+import type { VmState } from "../../schemas/vm";
+import { askStats, parseStats } from "../link/wire";
+import { type CopyState, decideTarget } from "../migration/decide";
+import type { Vm } from "./vm";
+
+/** What `vm.get` answers: from journal and header, never from a process alone. Undefined where nothing is known of the VM. */
+export async function reportOf(vm: Vm): Promise<VmReport | undefined> {
+  const { value: record } = vm.journal;
+  const { file } = vm;
+  if (!file) return undefined;
+  const header = await vm.header().catch(() => undefined);
+  const { state, note } = stateOf(vm, header?.state ?? "none");
+  const status = vm.live ? await vm.live.control.say("status", {}, 2000).catch(() => undefined) : undefined;
+  const used = async (path: string): Promise<number | undefined> => {
+    const facts = await unless(stat(path), "ENOENT");
+    return facts && facts.blocks * 512;
+  };
+  const memoryUsedBytes = await used(vm.paths.memory);
+  const diskUsedBytes = await used(vm.paths.disk);
+  return {
+    uuid: vm.uuid,
+    spec: file.spec,
+    owner: file.owner,
+    state,
+    home: record.home,
+    floor: record.floor,
+    ...(vm.live && { pid: vm.live.process.record.pid }),
+    ...(vm.live?.cpu !== undefined && { cpu: vm.live.cpu }),
+    ...(header && { epoch: header.epoch }),
+    ...(status?.uptimeNs !== undefined && { uptimeMs: Math.floor(Number(status.uptimeNs) / 1e6) }),
+    ...(memoryUsedBytes !== undefined && { memoryUsedBytes }),
+    ...(diskUsedBytes !== undefined && { diskUsedBytes }),
+    // Bits without a name are compared in the preflight only: another host's facts may not list them.
+    ...(header?.cpuFlags && { cpuFlags: header.cpuFlags.filter((flag) => !/^cpu\d+\.\d+$/.test(flag)) }),
+    nics: await nicStats(vm),
+    ...(file.lastMigration && { lastMigration: file.lastMigration }),
+    ...(record.tombstone && { movedTo: record.tombstone.host }),
+    ...(note !== undefined && { note }),
+  };
+}
+
+async function nicStats(vm: Vm): Promise<NicStats[]> {
+  const { file, live, wirings } = vm;
+  if (!file) return [];
+  return live ? await askStats(live.control, file.spec, wirings) : parseStats({}, file.spec, wirings);
+}
+
+function stateOf(vm: Vm, header: CopyState): { state: VmState; note?: string } {
+  const { out } = vm.journal.value;
+  const incoming = vm.journal.in;
+  if (out && (out.state === "INIT" || out.state === "OPEN")) {
+    if (header === "released" || (out.state === "OPEN" && header === "none")) {
+      if (vm.job) return { state: "moving" };
+      return {
+        state: "in-doubt",
+        note: `frozen, in doubt (${out.m} → ${out.to.host}): \`pulumi up\` or \`pulumi refresh\` asks ${out.to.host} and finishes the move; if that host is gone for good, \`mobitopolo recover\``,
+      };
+    }
+    return { state: "moving" };
+  }
+  if (incoming?.state === "RESERVED") return { state: decideTarget("RESERVED", header) === "settle" ? "settling" : "moving" };
+  if (vm.live) return { state: header === "frozen" ? "frozen" : "running" };
+  return { state: "stopped", ...(vm.file?.note !== undefined && { note: vm.file.note }) };
+}
