@@ -93,11 +93,11 @@ export class Fleet implements AsyncDisposable {
         `no host that answers has a VM ${nameOrUuid}; silent: ${silent.map((a) => `${a.host.name} (${a.error})`).join(", ")}`,
       );
     }
-    const names = answers.flatMap((a) => a.vms).map((vm) => vm.spec.name);
+    const names = [...new Set(answers.flatMap((a) => a.vms).map((vm) => vm.spec.name))].sort();
     throw new CliError(
       "no-such-vm",
       `no VM ${nameOrUuid} on ${this.scope.hosts.map((h) => h.name).join(", ")}`,
-      names.length === 0 ? "there are no VMs; bring some up: pulumi up" : `there are ${[...new Set(names)].join(", ")}`,
+      names.length === 0 ? "there are no VMs; bring some up: pulumi up" : `there are ${names.join(", ")}`,
     );
   }
 
