@@ -16,7 +16,7 @@ async function balance(vms: Vms): Promise<void> {
   for (const vm of vms.all()) {
     const { live } = vm;
     if (!live || vm.job || vm.file?.spec.cpu !== "auto" || live.cpu === undefined) continue;
-    const load = await cpuLoad(live.process.record.pid);
+    const load = await cpuLoad(vm.uuid);
     const best = leastLoaded(load, live.cpu);
     // Only for a real gain: each change costs the guest its warm caches.
     if (best === live.cpu || (load.get(live.cpu) ?? 0) - (load.get(best) ?? 0) < 1) continue;

@@ -66,7 +66,7 @@ export async function startIncoming(plan: StartPlan): Promise<LiveVm> {
 
 async function startProcess(plan: StartPlan, kernel: string, words: readonly string[]): Promise<LiveVm> {
   const { context, store, paths, spec } = plan;
-  const load = await cpuLoad();
+  const load = await cpuLoad(spec.uuid);
   const cpu = spec.cpu === "auto" ? leastLoaded(load) : spec.cpu;
   if (!load.has(cpu))
     throw new AgentFault("bad-request", "choose a CPU", `this host has no CPU ${cpu} for us`, {

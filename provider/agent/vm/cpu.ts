@@ -31,13 +31,17 @@ export async function allowedCpus(): Promise<number[]> {
   });
 }
 
-/** VMs per CPU over all agents of this user: two local hosts share one machine. `without`: a pid that does not count. */
-export async function cpuLoad(without?: number): Promise<Map<number, number>> {
+/**
+ * VMs per CPU over all agents of this user: two local hosts share one machine. The VM that a CPU is looked for does not count: while it moves within
+ * the machine, its two processes run in turns.
+ */
+export async function cpuLoad(lookingUuid: string): Promise<Map<number, number>> {
   const load = new Map((await allowedCpus()).map((cpu) => [cpu, 0]));
   for (const agent of await readdir(runRoot()).catch(() => [])) {
     for (const vm of await readdir(join(runRoot(), agent)).catch(() => [])) {
+      if (vm === lookingUuid) continue;
       const record = await readProcess(join(runRoot(), agent, vm, "process.json")).catch(() => undefined);
-      if (record?.cpu === undefined || record.pid === without || !(await isOurs(record))) continue;
+      if (record?.cpu === undefined || !(await isOurs(record))) continue;
       load.set(record.cpu, (load.get(record.cpu) ?? 0) + 1);
     }
   }
