@@ -14,15 +14,25 @@ export type Announcement = z.infer<typeof announcement>;
 const reportFd = 3;
 const startLimitMs = 25_000;
 
+/**
+ * Garbage is collected by the thread that made it, when it does: V8's helpers would take turns of whole scheduler ticks after a move's last words,
+ * when the guest has frames to answer.
+ */
+const nodeOptions = ["--single-threaded-gc"];
+
 /** Starts this program again, in a session of its own, and awaits its word. */
 export async function startDaemon(argv: readonly string[], stateDir: string): Promise<Announcement> {
   const log = openSync(join(stateDir, "agent.log"), "a", 0o600);
-  const child = spawn(process.execPath, [...process.execArgv, process.argv[1] ?? "", ...argv.filter((word) => word !== "--daemon")], {
-    cwd: "/",
-    detached: true,
-    stdio: ["ignore", log, log, "pipe"],
-    env: { ...process.env, MOBITOPOLO_DAEMON: "1" },
-  });
+  const child = spawn(
+    process.execPath,
+    [...nodeOptions, ...process.execArgv, process.argv[1] ?? "", ...argv.filter((word) => word !== "--daemon")],
+    {
+      cwd: "/",
+      detached: true,
+      stdio: ["ignore", log, log, "pipe"],
+      env: { ...process.env, MOBITOPOLO_DAEMON: "1" },
+    },
+  );
   closeSync(log);
   const report = child.stdio[reportFd];
   let text = "";

@@ -61,7 +61,7 @@ describe("the tracking of changed pages", function () {
         if (round % 4 === 0) {
           await whileFrozen(control, async (frozen) => {
             expect(Number(frozen.dirtyPages)).to.be.greaterThan(0);
-            await reader.scan("scan final");
+            await reader.scan("scan frozen");
             expect(reader.differing(vm), `round ${round}`).to.deep.equal([]);
           });
         }
@@ -81,7 +81,7 @@ describe("the tracking of changed pages", function () {
     for (const [i, userspace] of modes.entries()) {
       await using failed = await startSession(vm, control);
       await failed.scan("full");
-      await whileFrozen(control, () => failed.scan("scan final"));
+      await whileFrozen(control, () => failed.scan("scan frozen"));
       counts = await loadGoesOn(vm, counts);
 
       await using reader = await startSession(vm, control);
@@ -92,7 +92,7 @@ describe("the tracking of changed pages", function () {
       counts = await loadGoesOn(vm, counts);
       const attempt = `move-${i}`;
       await control.request("freeze", { attempt, deadmanMs: 60_000 });
-      await reader.scan("scan final");
+      await reader.scan("scan frozen");
       expect(reader.differing(vm)).to.deep.equal([]);
       await control.request("release", { attempt });
       await control.request("quit");
@@ -103,6 +103,23 @@ describe("the tracking of changed pages", function () {
       control = await vm.control();
       counts = await loadGoesOn(vm, counts);
     }
+  });
+
+  it("begins the last scan when the guest stands, however early it is asked for", async () => {
+    await boot({ memoryMiB: 96 });
+    await startChurn(vm, "maps");
+    await using reader = await startSession(vm, control);
+    await reader.scan("full");
+    let over = false;
+    const last = reader.scan("scan frozen").finally(() => {
+      over = true;
+    });
+    expect(await vm.shell("echo runs")).to.equal("runs\n");
+    expect(over).to.equal(false);
+    await whileFrozen(control, async () => {
+      await last;
+      expect(reader.differing(vm)).to.deep.equal([]);
+    });
   });
 
   it("looks at what has changed, however much memory there is", async () => {
@@ -117,7 +134,7 @@ describe("the tracking of changed pages", function () {
       await reader.scan("scan");
       const { tableEntries } = await control.request("dirty.scan");
       await reader.scan("scan");
-      const frozen = await whileFrozen(control, () => reader.scan("scan final"));
+      const frozen = await whileFrozen(control, () => reader.scan("scan frozen"));
       seen[touchedMiB] = { told, frozen: frozen.compared, entries: Number(tableEntries) };
       await vm[Symbol.asyncDispose]();
     }
@@ -152,7 +169,7 @@ describe("the tracking of changed pages", function () {
     expect((await reader.scan("scan")).told).to.be.lessThan(16 * 256);
     await vm.shell("dd if=/dev/urandom of=/tmp/y bs=1M count=32 2>/dev/null");
     await whileFrozen(control, async () => {
-      expect((await reader.scan("scan final")).told).to.be.greaterThan(30 * 256);
+      expect((await reader.scan("scan frozen")).told).to.be.greaterThan(30 * 256);
       expect(reader.differing(vm)).to.deep.equal([]);
     });
   });
@@ -171,7 +188,7 @@ describe("the tracking of changed pages", function () {
     await control.request("dirty.scan");
     await reader.scan("scan");
     await whileFrozen(control, async () => {
-      await reader.scan("scan final");
+      await reader.scan("scan frozen");
       expect(reader.differing(vm)).to.deep.equal([]);
     });
     await goesOn();
@@ -236,7 +253,7 @@ describe("the tracking of changed pages", function () {
       const tracking = await Tracking.begin(of);
       expect(tracking?.map).to.equal(vm.path("run/dirty.map"));
       const scanner = new MemoryScanner(kernelPath(), vm.path("memory"), tracking?.map);
-      const scan = async (how: "full" | "scan" | "scan final"): Promise<{ pages: number; hasHeader: boolean }> => {
+      const scan = async (how: "full" | "scan" | "scan frozen"): Promise<{ pages: number; hasHeader: boolean }> => {
         let [pages, hasHeader] = [0, false];
         for await (const run of scanner.scan(how)) {
           pages += run.count;
@@ -249,7 +266,7 @@ describe("the tracking of changed pages", function () {
         await tracking?.mark();
         expect((await scan("scan")).pages).to.be.within(1, pages);
         await agent.say("freeze", { attempt: "m", deadmanMs: 60_000 });
-        expect((await scan("scan final")).hasHeader).to.equal(true);
+        expect((await scan("scan frozen")).hasHeader).to.equal(true);
         expect(await Tracking.begin(of)).to.equal(undefined);
         await agent.say("thaw", { attempt: "m" });
         await tracking?.end();
@@ -271,7 +288,7 @@ describe("the tracking of changed pages", function () {
       await using reader = await startSession(vm, control);
       await reader.scan("full");
       await whileFrozen(control, async () => {
-        await reader.scan("scan final");
+        await reader.scan("scan frozen");
         expect(reader.differing(vm)).to.deep.equal([]);
       });
     });

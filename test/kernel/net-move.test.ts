@@ -3,9 +3,9 @@ import { readFileSync } from "node:fs";
 import { expect } from "chai";
 import type { ControlClient } from "./support/control";
 import { counters, LinkKey, WirePeer } from "./support/link";
-import { incoming, release } from "./support/move";
+import { incoming, incomingBeside, release } from "./support/move";
 import { Vm } from "./support/vm";
-import { arpRequest, type Datagram, directionKey, etherType, FLAG } from "./support/wire";
+import { arpRequest, type Datagram, directionKey, etherType, FLAG, passedOn } from "./support/wire";
 
 const PEER_MAC = "02:00:00:00:00:02";
 const isArp = (d: Datagram) => !(d.flags & FLAG.keepalive) && etherType(d.content) === 0x0806;
@@ -103,5 +103,71 @@ describe("NIC of a guest that moves", function () {
     expect(after.dropReplayed).to.equal((before.dropReplayed as number) + 1);
     expect(after.dropOldEpoch).to.equal((before.dropOldEpoch as number) + 1);
     expect(after.peerEpoch).to.equal(4);
+  });
+
+  describe("that has left a process which still hears its peer", () => {
+    const attempt = "follow";
+    const request = arpRequest(PEER_MAC, "10.0.0.2", "10.0.0.1");
+    let target: ControlClient;
+    let there: string;
+
+    beforeEach(async () => {
+      await control.request("freeze", { attempt, deadmanMs: 60_000 });
+      peer.forget();
+      // Comes while the guest stands.
+      await peer.send(guest, request);
+      await control.request("release", { attempt });
+      const moved = await incomingBeside(vm, attempt, 9);
+      open.push(moved);
+      target = await moved.control();
+      there = (await wire(target, "127.0.0.1:0")) as string;
+      await control.request("nic.pass", { nic: 0, addr: there });
+    });
+
+    it("gets the frames that came to the old place, and goes on speaking to its peer", async () => {
+      // Comes when it has gone, and before it is there.
+      await peer.send(guest, request);
+      await target.request("go", { attempt });
+      for (let i = 0; i < 2; i++) expect((await peer.until(isArp)).epoch).to.equal(9);
+      await peer.send(guest, request);
+      expect((await peer.until(isArp)).epoch).to.equal(9);
+      const { rxPassedOn, roamed } = await counters(target);
+      expect({ rxPassedOn, roamed }).to.deep.equal({ rxPassedOn: 3, roamed: 0 });
+      expect((await target.request("nic.stats"))["0.peer"]).to.equal(peer.address);
+    });
+
+    it("is found by a peer that has moved too and knows the old place only", async () => {
+      await target.request("go", { attempt });
+      const moved = await WirePeer.open(key);
+      open.push(moved);
+      moved.epoch = peer.epoch + 2;
+      await moved.send(guest, request);
+      expect((await moved.until(isArp)).epoch).to.equal(9);
+      expect((await target.request("nic.stats"))["0.peer"]).to.equal(moved.address);
+    });
+
+    it("believes no address that comes with frames of a peer that has not moved", async () => {
+      await target.request("go", { attempt });
+      await peer.until(isArp);
+      const elsewhere = await WirePeer.open(key);
+      open.push(elsewhere);
+      await peer.raw(there, passedOn(elsewhere.address, peer.make(request)));
+      await peer.until(isArp);
+      // Neither twice wrapped nor cut short.
+      const before = await counters(target);
+      await peer.raw(there, passedOn(peer.address, passedOn(peer.address, peer.make(request))));
+      await peer.raw(there, passedOn(peer.address, peer.make(request)).subarray(0, 19));
+      await peer.ping(there);
+      const after = await counters(target);
+      expect(after.dropVersion).to.equal((before.dropVersion as number) + 2);
+      expect((await target.request("nic.stats"))["0.peer"]).to.equal(peer.address);
+    });
+
+    it("keeps its frames again when it has come back", async () => {
+      await control.request("return", { attempt, epoch: 7 });
+      expect((await arp(guest)).epoch).to.equal(7);
+      const { rxPassedOn } = await counters(control);
+      expect(rxPassedOn).to.equal(0);
+    });
   });
 });

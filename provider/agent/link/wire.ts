@@ -1,4 +1,4 @@
-import { isIPv6 } from "node:net";
+import { isIP, isIPv6 } from "node:net";
 import type { NicStats, Wiring } from "../../schemas/link";
 import type { VmSpec } from "../../schemas/vm";
 import type { AgentContext } from "../context";
@@ -59,6 +59,18 @@ export async function setLink(control: Control, index: number, wiring: Wiring): 
 
 export async function setPeer(control: Control, index: number, peer: Wiring["peer"]): Promise<void> {
   await control.say("nic.peer", { nic: index, addr: peer ? socketName(peer.address, peer.port) : "none" });
+}
+
+/**
+ * What peers still send to a VM that has left follows it. Not awaited: it spares retransmissions, and nothing hangs on it.
+ * @param address of the other host; a name is left to roaming
+ */
+export function passFrames(control: Control, spec: VmSpec, address: string, ports: Readonly<Record<string, number>>): void {
+  for (const [index, nic] of spec.nics.entries()) {
+    const port = ports[nic.name];
+    if (port === undefined || isIP(address) === 0) continue;
+    void control.say("nic.pass", { nic: index, addr: socketName(address, port) }).catch(() => undefined);
+  }
 }
 
 /** Counters and peers of all NICs; one question each, since a line of the control channel is short. */

@@ -9,8 +9,8 @@ import { pageBytes } from "./sinks";
 import { frameType } from "./stream";
 import { Tracking } from "./tracking";
 
-/** All that is present; what changed since; the same with the guest frozen, and its page 0. */
-export type ScanKind = "full" | "scan" | "scan final";
+/** All that is present; what changed since; the same as soon as the guest stands, and its page 0. */
+export type ScanKind = "full" | "scan" | "scan frozen";
 
 /** A source's copy on its way out: looks for what changed, and sends it. */
 export class CopyOut {
@@ -82,7 +82,7 @@ export class CopyOut {
   /** The header travels with the last frame only. */
   #withoutPage0(run: Run, how: ScanKind): Run | undefined {
     if (run.first !== 0) return run;
-    if (how === "scan final" && run.data) this.page0 = Buffer.from(run.data.subarray(0, pageBytes));
+    if (how === "scan frozen" && run.data) this.page0 = Buffer.from(run.data.subarray(0, pageBytes));
     return run.count === 1 ? undefined : { first: 1, count: run.count - 1, data: run.data?.subarray(pageBytes) ?? null };
   }
 

@@ -14,7 +14,12 @@ export const helloMessage = z.strictObject({
 });
 
 /** The target's answer: everything up to `received` is applied. */
-export const readyMessage = z.strictObject({ journalId: z.string(), received: z.int().min(0) });
+export const readyMessage = z.strictObject({
+  journalId: z.string(),
+  received: z.int().min(0),
+  /** Where the VM's NICs will be heard, by their names: frames that still come to the source are passed on there. */
+  ports: z.record(z.string(), z.int().min(1).max(65535)).optional(),
+});
 
 /** migration-protocol.md, "Facts". STARTED and FAULT inform; they decide nothing. */
 export const factMessage = z.strictObject({

@@ -44,7 +44,7 @@ export class Receiver {
 
   constructor(
     private readonly events: ReceiverEvents,
-    private readonly journalId: string,
+    private readonly self: { readonly journalId: string; readonly ports: Readonly<Record<string, number>> },
   ) {}
 
   get connected(): boolean {
@@ -64,7 +64,7 @@ export class Receiver {
       this.#digest = createHash("sha256");
     }
     this.#taken = this.#applied;
-    socket.write(encodeStreamJson(frameType.ready, 0, { journalId: this.journalId, received: this.#applied }));
+    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied }));
     const take = (frames: readonly Frame[]): void => {
       try {
         for (const frame of frames) this.#take(socket, frame);

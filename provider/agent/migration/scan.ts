@@ -98,8 +98,8 @@ export class MemoryScanner {
     );
   }
 
-  /** Asks; `final` includes page 0. Runs must be read to the end before the next question. */
-  async *scan(how: "full" | "scan" | "scan final"): AsyncGenerator<Run, ScanEnd> {
+  /** Asks; `frozen` waits until the guest is, and includes page 0. Runs must be read to the end before the next question. */
+  async *scan(how: "full" | "scan" | "scan frozen"): AsyncGenerator<Run, ScanEnd> {
     this.#in.write(`${how}\n`);
     for (;;) {
       const record = await this.#out.read(recordBytes);

@@ -56,6 +56,8 @@ export class Sender {
   readonly #pacer: Pacer;
   /** The target's journal, as it said at the connection. */
   journalId: string | undefined;
+  /** Where it hears the VM's NICs, by their names. */
+  ports: Readonly<Record<string, number>> = {};
   /** Bytes given to the connection, sent again ones too; and those that came back. */
   bytesOnWire = 0;
   /** When the connection last took or brought bytes, or had nothing to do. */
@@ -189,8 +191,9 @@ export class Sender {
       socket.destroy();
       throw error;
     });
-    const { journalId, received } = parseMessage(readyMessage, answer.payload);
+    const { journalId, received, ports = {} } = parseMessage(readyMessage, answer.payload);
     this.journalId = journalId;
+    this.ports = ports;
     this.#acknowledge(received);
     this.#socket = socket;
     this.#movedAtMs = performance.now();

@@ -6,6 +6,8 @@ import type { Wiring } from "../../schemas/link";
 import type { LastMigration, MigrationPolicy } from "../../schemas/vm";
 import { AgentFault } from "../errors";
 import { currentWirings } from "../link/current";
+import { passFrames } from "../link/wire";
+import { standAside } from "../vm/cpu";
 import type { LiveVm } from "../vm/live";
 import { killProcess } from "../vm/process";
 import type { Vm } from "../vm/vm";
@@ -23,6 +25,7 @@ import { returnCopy } from "./return";
 import type { Verdict } from "./rounds";
 import { Sender } from "./sender";
 import { gaveUp, gaveUpAfterRelease, lost, unreachable } from "./sourceFaults";
+import { Standstill } from "./standstill";
 import { frameType } from "./stream";
 import { dial } from "./tls";
 import { Watchers } from "./watchers";
@@ -62,9 +65,7 @@ export class SourceJob implements MoveJob, SourceSteps {
   readonly #convergence: Convergence;
   #turn: Disposable | undefined;
   #copy: CopyOut | undefined;
-  #frozenAtMs: number | undefined;
-  #downtimeMs = 0;
-  readonly #marks: Record<string, number> = {};
+  readonly #standstill = new Standstill();
   #doubtTimer: NodeJS.Timeout | undefined;
   readonly #doubt: Deferred<MoveProgress> = deferred();
 
@@ -206,13 +207,16 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#abort.signal.throwIfAborted();
     const deadmanMs = Math.ceil(Math.max(10_000, 5 * (this.#convergence.rounds.at(-1)?.ms ?? 0)));
     await this.#convergence.lift();
-    this.#frozenAtMs = performance.now();
+    this.#standstill.begin();
+    // Asked for first: the scanner begins when the guest stands, and need not hear of that from here.
+    const last = this.#copied("scan frozen");
+    last.catch(() => undefined);
     await this.#control().say("freeze", { attempt: this.m, deadmanMs }, deadmanMs);
-    this.#mark("frozen");
-    const { scanMs } = await this.#copied("scan final");
-    this.#mark(`last pages and blocks read, ${scanMs.toFixed(1)} of it comparing`);
+    this.#standstill.mark("frozen");
+    const { scanMs } = await last;
+    this.#standstill.mark(`last pages and blocks read, ${scanMs.toFixed(1)} of it comparing`);
     await this.#sender.drained(lateBytes);
-    this.#mark("almost all of it there");
+    this.#standstill.mark("almost all of it there");
   }
 
   async release(): Promise<void> {
@@ -233,10 +237,11 @@ export class SourceJob implements MoveJob, SourceSteps {
       await this.#control().say("release", { attempt: this.m });
       this.released = true;
       this.#limits.reconnectMs = reconnectAfterReleaseMs;
-      this.#mark("released");
+      this.#standstill.mark("released");
       await heldAt(this.vm.context, "released");
     }
     await this.#sender.send(frameType.final, encodeFinal(message, page0));
+    if (this.#live) passFrames(this.#live.control, file.spec, this.#way.target.address, this.#sender.ports);
     this.#turn?.[Symbol.dispose]();
     this.#waitForDoubt();
   }
@@ -258,11 +263,10 @@ export class SourceJob implements MoveJob, SourceSteps {
 
   async resume(): Promise<void> {
     const fact = await Promise.race([this.#started.promise, this.#settled.promise]);
-    this.#downtimeMs = performance.now() - (this.#frozenAtMs ?? performance.now());
-    this.#mark(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`);
-    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, msAfterFreeze: this.#marks }, "the frozen part");
+    this.#standstill.end(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`);
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, msAfterFreeze: this.#standstill.marks }, "the frozen part");
     if (fact.fact !== "GONE") this.#live?.sessions.lose("the VM moved", this.request.target.host);
-    this.#report({ downtimeMs: this.#downtimeMs });
+    this.#report({ downtimeMs: this.#standstill.totalMs });
   }
 
   async settle(): Promise<void> {
@@ -277,6 +281,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     const result = this.#result("moved");
     await this.vm.journal.writeOut({ state: "CLOSED" }, { home: "no", tombstone: out.to });
     const live = this.vm.release();
+    if (live) await standAside(live.process.record.pid);
     if (live) await killProcess(live.process);
     await this.vm.dropCopy();
     if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, lastMigration: result });
@@ -304,11 +309,6 @@ export class SourceJob implements MoveJob, SourceSteps {
     return await this.#copy.once(how, () => {
       this.progress = { ...this.progress, bytesSent: this.#sender.bytesOnWire };
     });
-  }
-
-  /** When what of the frozen part was done, in ms since it began: for the log. */
-  #mark(what: string): void {
-    if (this.#frozenAtMs !== undefined) this.#marks[what] = Math.round(10 * (performance.now() - this.#frozenAtMs)) / 10;
   }
 
   #control(): LiveVm["control"] {
@@ -387,7 +387,7 @@ export class SourceJob implements MoveJob, SourceSteps {
       bytes: this.#sender.bytesOnWire,
       seconds: (performance.now() - this.#begunMs) / 1000,
       rounds: this.#convergence.rounds.length,
-      downtimeMs: this.#downtimeMs,
+      downtimeMs: this.#standstill.totalMs,
       ...(error !== undefined && { error }),
     };
   }

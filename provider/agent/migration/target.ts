@@ -68,7 +68,7 @@ export class TargetJob implements MoveJob {
         fact: (fact) => void this.heard(fact),
         failed: (error) => void this.refuse(`the stream could not be taken: ${messageOf(error)}`),
       },
-      vm.context.journalId,
+      { journalId: vm.context.journalId, ports: vm.file?.ports ?? {} },
     );
     this.#watch();
   }

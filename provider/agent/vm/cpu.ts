@@ -6,6 +6,8 @@ import { isOurs, readProcess } from "./process";
 
 /** Of a CPU that a guest wants too, the agent gets less than a third. */
 const agentNice = 4;
+/** Not less: its end is waited for. */
+const leavingNice = 10;
 /** The host takes one such word in 100 ms. */
 const autogroupLimitMs = 2000;
 
@@ -20,6 +22,11 @@ export async function giveWayToGuests(): Promise<void> {
       (error: NodeJS.ErrnoException) => error.code !== "EAGAIN" || undefined,
     ),
   ).catch(() => undefined);
+}
+
+/** A process that is about to end: taking its memory apart must not hold up the guest that has left it. Best effort, as above. */
+export async function standAside(pid: number): Promise<void> {
+  await writeFile(`/proc/${pid}/autogroup`, `${leavingNice}`).catch(() => undefined);
 }
 
 /** CPUs that this process may use. */

@@ -125,8 +125,10 @@ function track(file) {
   let rest = "";
   process.stdin.on("data", (chunk) => {
     rest += chunk;
-    for (let at; (at = rest.indexOf("\n")) >= 0; rest = rest.slice(at + 1)) scan(rest.slice(0, at));
+    for (let at; (at = rest.indexOf("\n")) >= 0; rest = rest.slice(at + 1)) whenDue(rest.slice(0, at));
   });
+  // The last pages may be asked for before the guest stands.
+  const whenDue = (how) => (how === "scan frozen" && states[stateOf(fd)] === "run" ? setTimeout(whenDue, 1, how) : scan(how));
   const record = (kind, pages, first) => {
     const b = Buffer.alloc(16);
     b.writeUInt32LE(kind, 0);
@@ -140,7 +142,7 @@ function track(file) {
     const out = [];
     readSync(fd, now, 0, size, 0);
     for (let i = 0; i < size / page; i++) {
-      if (i === 0 && how !== "scan final") continue;
+      if (i === 0 && how !== "scan frozen") continue;
       const isZero = at(now, i).equals(zero);
       const wasZero = i !== 0 && at(shadow, i).equals(zero);
       if (isZero && !wasZero) out.push(record(2, 1, i));

@@ -58,7 +58,7 @@ export class TrackReader implements AsyncDisposable {
   }
 
   /** @throws Error when it ends: with what it says, as `missed: page N` */
-  async scan(how: "full" | "scan" | "scan final"): Promise<Scanned> {
+  async scan(how: "full" | "scan" | "scan frozen"): Promise<Scanned> {
     const before = how === "full" ? 0n : this.looked();
     this.child.stdin?.write(`${how}\n`);
     for (;;) {

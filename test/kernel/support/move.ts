@@ -29,6 +29,14 @@ export async function resume(folder: string, attempt: string, epoch: number, opt
   return next;
 }
 
+/** As an agent's target: another process waits, over copies in a new folder, while the one that the guest has left goes on serving. */
+export async function incomingBeside(vm: Vm, attempt: string, epoch: number): Promise<Vm> {
+  const folder = newFolder();
+  mkdirSync(join(folder, "run"), { mode: 0o700 });
+  for (const name of ["memory", "disk.overlay"]) copyFileSync(vm.path(name), join(folder, name), constants.COPYFILE_FICLONE);
+  return incoming(folder, attempt, epoch);
+}
+
 /** The same guest in a new process over the same files. */
 export async function resumeHere(vm: Vm, epoch: number, options: VmOptions = {}): Promise<Vm> {
   return resume(vm.folder, await release(vm), epoch, options);

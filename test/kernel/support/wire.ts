@@ -66,6 +66,18 @@ export function open(key: WireKey, bytes: Buffer): Datagram {
   return { ...parts, content: Buffer.concat([decipher.update(bytes.subarray(HEADER_BYTES, -TAG_BYTES)), decipher.final()]) };
 }
 
+/** A datagram as the old place of its receiver passes it on: `from` is "IP:PORT", of IPv4. */
+export function passedOn(from: string, bytes: Buffer): Buffer {
+  const [address = "", port] = from.split(":");
+  const header = Buffer.alloc(20);
+  header.writeUInt8(1, 0);
+  header.writeUInt8(0x80, 1);
+  header.writeUInt16BE(Number(port), 2);
+  header.writeUInt16BE(0xffff, 14);
+  ip(address).copy(header, 16);
+  return Buffer.concat([header, bytes]);
+}
+
 /** An Ethernet frame. */
 export const frame = (to: string, from: string, etherType: number, payload: Buffer): Buffer =>
   Buffer.concat([mac(to), mac(from), Buffer.from([etherType >> 8, etherType & 255]), payload]);

@@ -21,6 +21,8 @@ function collectGarbage(): void {
   (runInNewContext("gc") as () => void)();
 }
 
+const self = { journalId: "j", ports: {} };
+
 describe("a migration stream's receiver", () => {
   it("keeps few frames unpacked, however little they take packed", async () => {
     const bomb = zstdCompressSync(Buffer.alloc(1 << 20));
@@ -40,7 +42,7 @@ describe("a migration stream's receiver", () => {
         fact: () => undefined,
         failed: (error) => done.reject(error),
       },
-      "j",
+      self,
     );
     const { socket, push } = wire();
     await receiver.serve(socket, "s", new StreamDecoder(), []);
@@ -53,7 +55,7 @@ describe("a migration stream's receiver", () => {
 
   it("hears no more of a connection that spoke no sense", async () => {
     const failed = deferred<Error>();
-    const receiver = new Receiver({ apply: async () => undefined, fact: () => undefined, failed: (error) => failed.resolve(error) }, "j");
+    const receiver = new Receiver({ apply: async () => undefined, fact: () => undefined, failed: (error) => failed.resolve(error) }, self);
     const { socket, push } = wire();
     let pushed = 0;
     const decoder = new StreamDecoder();
