@@ -83,7 +83,7 @@ export class CopyOut {
   #withoutPage0(run: Run, how: ScanKind): Run | undefined {
     if (run.first !== 0) return run;
     if (how === "scan frozen" && run.data) this.page0 = Buffer.from(run.data.subarray(0, pageBytes));
-    return run.count === 1 ? undefined : { first: 1, count: run.count - 1, data: run.data?.subarray(pageBytes) ?? null };
+    return run.count === 1 ? undefined : { ...run, first: 1, count: run.count - 1, data: run.data?.subarray(pageBytes) ?? null };
   }
 
   async #send(type: typeof frameType.memory | typeof frameType.disk, batch: RunBatch, sent: () => void): Promise<void> {

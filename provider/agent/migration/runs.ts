@@ -1,15 +1,18 @@
 import { maxDataBytes, StreamError } from "./stream";
+import { checkWords } from "./words";
 
-/** Neighbouring pages or blocks: with their bytes, as neighbouring pages of the base image, or become zero. */
+/** Neighbouring pages or blocks: with their bytes, by the words that have changed, as neighbouring pages of the base image, or become zero. */
 export interface Run {
   readonly first: number;
   readonly count: number;
   readonly data: Buffer | null;
+  /** `data` is of words.ts. */
+  readonly isWords?: boolean;
   /** The first of the image's pages that these are. */
   readonly image?: number;
 }
 
-const kinds = { data: 1, zero: 2, image: 3 } as const;
+const kinds = { data: 1, zero: 2, image: 3, words: 4 } as const;
 /** What stands for the bytes of a run that the image has. */
 const imageRunBytes = 8;
 
@@ -41,7 +44,7 @@ export class RunBatch {
     for (const [i, run] of this.#runs.entries()) {
       table.writeBigUInt64BE(BigInt(run.first), 4 + i * runBytes);
       table.writeUInt32BE(run.count, 12 + i * runBytes);
-      table.writeUInt32BE(run.data ? kinds.data : run.image === undefined ? kinds.zero : kinds.image, 16 + i * runBytes);
+      table.writeUInt32BE(kindOf(run), 16 + i * runBytes);
     }
     const payload = Buffer.concat([table, ...this.#runs.flatMap(bytesOf)]);
     this.#runs = [];
@@ -50,7 +53,13 @@ export class RunBatch {
   }
 }
 
-function bytesOf({ data, image }: Run): Buffer[] {
+function kindOf({ data, isWords, image }: Run): number {
+  if (data) return isWords === true ? kinds.words : kinds.data;
+  return image === undefined ? kinds.zero : kinds.image;
+}
+
+function bytesOf({ data, isWords, image }: Run): Buffer[] {
+  if (data && isWords === true) return [lengthOf(data), data];
   if (data) return [data];
   if (image === undefined) return [];
   const number = Buffer.alloc(imageRunBytes);
@@ -58,39 +67,51 @@ function bytesOf({ data, image }: Run): Buffer[] {
   return [number];
 }
 
+function lengthOf(data: Buffer): Buffer {
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(data.length);
+  return length;
+}
+
 /**
  * Reads a batch; every number is checked against what the copy can hold.
- * @param imagePages pages of the base image; none where its runs have no business
+ * @param imagePages of memory: pages of the base image. Blocks of a disk come with their bytes or as zeros only.
  * @throws StreamError
  */
-export function decodeRuns(payload: Buffer, unitBytes: number, units: number, imagePages = 0): Run[] {
+export function decodeRuns(payload: Buffer, unitBytes: number, units: number, imagePages?: number): Run[] {
   if (payload.length < 4) throw new StreamError("a batch is cut short");
   const count = payload.readUInt32BE(0);
   if (count > maxRuns || 4 + count * runBytes > payload.length) throw new StreamError(`a batch claims ${count} runs`);
   const runs: Run[] = [];
   let at = 4 + count * runBytes;
+  const take = (bytes: number): Buffer => {
+    if (at + bytes > payload.length) throw new StreamError("a batch holds less than its runs claim");
+    at += bytes;
+    return payload.subarray(at - bytes, at);
+  };
   let left = units;
   for (let i = 0; i < count; i++) {
     const first = payload.readBigUInt64BE(4 + i * runBytes);
     const length = payload.readUInt32BE(12 + i * runBytes);
     const kind = payload.readUInt32BE(16 + i * runBytes);
-    if (kind !== kinds.data && kind !== kinds.zero && (kind !== kinds.image || imagePages === 0))
-      throw new StreamError(`a run of unknown kind ${kind}`);
     if (length === 0 || first + BigInt(length) > BigInt(units))
       throw new StreamError(`a run of ${length} at ${first} lies outside of ${units}`);
     // Each unit stands in a batch once at most: a small batch cannot make much work.
     left -= length;
     if (left < 0) throw new StreamError("a batch names more than there is");
-    const bytes = kind === kinds.data ? length * unitBytes : kind === kinds.image ? imageRunBytes : 0;
-    if (at + bytes > payload.length) throw new StreamError("a batch holds less than its runs claim");
     const run = { first: Number(first), count: length };
-    if (kind === kinds.image) {
-      const image = payload.readBigUInt64BE(at);
+    if (kind === kinds.data) runs.push({ ...run, data: take(length * unitBytes) });
+    else if (kind === kinds.zero) runs.push({ ...run, data: null });
+    else if (kind === kinds.image && imagePages !== undefined) {
+      const image = take(imageRunBytes).readBigUInt64BE();
       if (image + BigInt(length) > BigInt(imagePages))
         throw new StreamError(`a run of ${length} at ${image} of the image lies outside of its ${imagePages}`);
       runs.push({ ...run, data: null, image: Number(image) });
-    } else runs.push({ ...run, data: kind === kinds.data ? payload.subarray(at, at + bytes) : null });
-    at += bytes;
+    } else if (kind === kinds.words && imagePages !== undefined) {
+      const data = take(take(4).readUInt32BE());
+      checkWords(data, length);
+      runs.push({ ...run, data, isWords: true });
+    } else throw new StreamError(`a run of unknown kind ${kind}`);
   }
   if (at !== payload.length) throw new StreamError("a batch holds more than its runs claim");
   return runs;

@@ -108,7 +108,10 @@ export class MemoryScanner {
       const first = Number(record.readBigUInt64LE(8));
       if (kind === 0) return { pages, scanMs: first / 1e6 };
       if (kind === 2) yield { first, count: pages, data: null };
-      else if (kind === 1) {
+      else if (kind === 3) {
+        const bytes = Number((await this.#out.read(8)).readBigUInt64LE(0));
+        yield { first, count: pages, data: await this.#out.read(bytes), isWords: true };
+      } else if (kind === 1) {
         for (let done = 0; done < pages; ) {
           const count = Math.min(maxPagesAtOnce, pages - done);
           yield { first: first + done, count, data: await this.#out.read(count * pageBytes) };

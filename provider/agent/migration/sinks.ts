@@ -3,11 +3,13 @@ import { type FileHandle, open } from "node:fs/promises";
 import { blockBytes, overlayLayout } from "../vm/overlay";
 import { decodeRuns } from "./runs";
 import { StreamError } from "./stream";
+import { putWords } from "./words";
 
 export const pageBytes = 4096;
 const zeros = Buffer.alloc(64 * pageBytes);
-/** Pages on their way from an image into a copy. */
+/** Pages on their way into a copy, from its image or as they were there. */
 const portion = Buffer.alloc(64 * pageBytes);
+const portionPages = portion.length / pageBytes;
 
 /** Which units of a copy hold bytes. */
 class Bits {
@@ -59,9 +61,10 @@ export class MemorySink {
 
   /** tmpfs: writing is copying, so it is done at once. @throws StreamError */
   apply(payload: Buffer): void {
-    for (const { first, count, data, image } of decodeRuns(payload, pageBytes, this.#pages, this.image.pages)) {
+    for (const { first, count, data, isWords, image } of decodeRuns(payload, pageBytes, this.#pages, this.image.pages)) {
       if (first === 0) throw new StreamError("page 0 does not travel as memory");
-      if (data) writeAll(this.file.fd, data, first * pageBytes);
+      if (data && isWords) this.#change(first, count, data);
+      else if (data) writeAll(this.file.fd, data, first * pageBytes);
       else if (image !== undefined) this.#copy(image, first, count);
       const zero = !data && image === undefined;
       for (let page = first; page < first + count; page++) {
@@ -85,18 +88,24 @@ export class MemorySink {
     await this.image.file.close();
   }
 
+  /** @param words of pages that this stream has brought */
+  #change(first: number, count: number, words: Buffer): void {
+    let at = 0;
+    for (let page = first; page < first + count; page++)
+      if (!this.#written.has(page) || this.#stale?.has(page)) throw new StreamError(`a change of page ${page}, which is not here`);
+    for (let done = 0; done < count; done += portionPages) {
+      const part = portion.subarray(0, Math.min(portionPages, count - done) * pageBytes);
+      readAll(this.file.fd, part, (first + done) * pageBytes);
+      at = putWords(part, words, at);
+      writeAll(this.file.fd, part, (first + done) * pageBytes);
+    }
+  }
+
   #copy(from: number, to: number, count: number): void {
-    for (let done = 0; done < count; ) {
-      const bytes = readSync(
-        this.image.file.fd,
-        portion,
-        0,
-        Math.min(portion.length, (count - done) * pageBytes),
-        (from + done) * pageBytes,
-      );
-      if (bytes % pageBytes !== 0 || bytes === 0) throw new StreamError("the image ended within a page");
-      writeAll(this.file.fd, portion.subarray(0, bytes), (to + done) * pageBytes);
-      done += bytes / pageBytes;
+    for (let done = 0; done < count; done += portionPages) {
+      const part = portion.subarray(0, Math.min(portionPages, count - done) * pageBytes);
+      readAll(this.image.file.fd, part, (from + done) * pageBytes);
+      writeAll(this.file.fd, part, (to + done) * pageBytes);
     }
   }
 }
@@ -145,6 +154,15 @@ export class DiskSink {
 
   async close(): Promise<void> {
     await this.file.close();
+  }
+}
+
+/** @throws StreamError where the file ends before */
+function readAll(fd: number, bytes: Buffer, position: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    const read = readSync(fd, bytes, done, bytes.length - done, position + done);
+    if (read === 0) throw new StreamError("a file ended within a page");
+    done += read;
   }
 }
 

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
+import { checkWords, putWords } from "../../../provider/agent/migration/words";
 import type { ControlClient, Reply } from "./control";
 import { kernelPath, type Vm } from "./vm";
 
@@ -66,7 +67,11 @@ export class TrackReader implements AsyncDisposable {
       const [kind, pages, first] = [record.readUInt32LE(0), record.readUInt32LE(4), Number(record.readBigUInt64LE(8))];
       if (kind === 0) return { told: pages, compared: how === "full" ? 0 : Number(this.looked() - before) };
       if (kind === 1) (await this.read(pages * PAGE)).copy(this.copy, first * PAGE);
-      else this.copy.fill(0, first * PAGE, (first + pages) * PAGE);
+      else if (kind === 3) {
+        const words = await this.read(Number((await this.read(8)).readBigUInt64LE(0)));
+        checkWords(words, pages);
+        putWords(this.copy.subarray(first * PAGE, (first + pages) * PAGE), words, 0);
+      } else this.copy.fill(0, first * PAGE, (first + pages) * PAGE);
     }
   }
 
