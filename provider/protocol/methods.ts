@@ -201,7 +201,7 @@ export interface MoveHindrance extends Pick<RpcFault, "code" | "next"> {
 const check = z.object({ needs: moveNeeds });
 export const moveCheck = method<typeof check, { missing: string[]; hindrances: MoveHindrance[] }>("move.check", check);
 
-const offer = z.object({ needs: moveNeeds, key: z.string().regex(/^[0-9a-f]{64}$/), listen: z.object({ address: z.string() }) });
+const offer = z.object({ needs: moveNeeds, key: z.string().regex(/^[0-9a-f]{64}$/) });
 /** Target: preflight and RESERVED; a fault names what is missing. Idempotent per attempt. */
 export const moveOffer = method<typeof offer, { port: number; journalId: string; missing: string[] }>("move.offer", offer);
 const start = z.object({

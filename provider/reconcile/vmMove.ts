@@ -92,7 +92,7 @@ async function prepare(job: Move, needs: MoveNeeds): Promise<void> {
   await ensureBlobs(job.resource, target, blobs, [async () => source, ...job.others], job.row);
   // Handed to both agents over SSH or a socket of the user's own; it opens the migration stream of this attempt and no other.
   const key = randomBytes(32).toString("hex");
-  const offer = await target.agent.call(moveOffer, { needs, key, listen: { address } }, { timeoutMs: 60_000 });
+  const offer = await target.agent.call(moveOffer, { needs, key }, { timeoutMs: 60_000 });
   if (offer.missing.length > 0)
     throw new ReconcileError(
       job.resource,

@@ -238,7 +238,7 @@ describe("moves and their faults", function () {
     const { gen } = await s.call(protocol.vmClaim, { vm: spec.uuid });
     const { needs } = await s.call(protocol.moveBegin, { vm: spec.uuid, gen, to: { host: "target", agentId: t.agentId } });
     const key = "ab".repeat(32);
-    const { port, journalId } = await t.call(protocol.moveOffer, { needs, key, listen: { address: t.address } });
+    const { port, journalId } = await t.call(protocol.moveOffer, { needs, key });
     const target = { host: "target", journalId, ...(await way(t.address, port)) };
     await s.call(protocol.moveStart, { vm: spec.uuid, attempt: needs.attempt, key, policy: {}, target });
     const end = await s.call(protocol.moveWatch, { vm: spec.uuid, attempt: needs.attempt });

@@ -37,7 +37,6 @@ class Waiting {
     const offered = {
       needs: { ...needs, attempt: this.attempt, epochTarget: this.epoch, from },
       key,
-      listen: { address: this.agent.address },
     };
     const { port, missing } = await this.agent.call(protocol.moveOffer, offered);
     expect(missing).to.deep.equal([]);

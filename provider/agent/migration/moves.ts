@@ -131,7 +131,7 @@ export class Moves {
   }
 
   /** Target: preflight and RESERVED. Idempotent per attempt; an attempt that is over answers by its fact when the source connects. */
-  async offer(needs: MoveNeeds, keyHex: string, _address: string): Promise<{ port: number; journalId: string; missing: string[] }> {
+  async offer(needs: MoveNeeds, keyHex: string): Promise<{ port: number; journalId: string; missing: string[] }> {
     const key = Buffer.from(keyHex, "hex");
     const step = `take over ${needs.spec.name}`;
     const { journalId } = this.context;

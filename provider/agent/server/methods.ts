@@ -134,7 +134,7 @@ function moveHandlers({ moves }: Agent): Handler[] {
     handle(protocol.moveCheck, async ({ needs }) => await moves.check(needs)),
     handle(protocol.vmRecover, async ({ vm, gen, attempt }) => await moves.recoverByHand(vm, gen, attempt)),
     handle(protocol.vmOverrule, async ({ vm, floor }) => ({ removed: await moves.overrule(vm, floor) })),
-    handle(protocol.moveOffer, async ({ needs, key, listen }) => await moves.offer(needs, key, listen.address)),
+    handle(protocol.moveOffer, async ({ needs, key }) => await moves.offer(needs, key)),
     handle(protocol.moveStart, async (request) => {
       await moves.start(request);
       return {};

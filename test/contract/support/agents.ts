@@ -209,7 +209,7 @@ export async function move(vm: string, from: TestAgent, to: TestAgent, policy: M
   const { needs } = await from.call(protocol.moveBegin, { vm, gen, to: { host: to.name, agentId: to.agentId } });
   const key = createHash("sha256").update(randomUUID()).digest("hex");
   const offer = async (): Promise<{ port: number; journalId: string; missing: string[] }> =>
-    await to.call(protocol.moveOffer, { needs, key, listen: { address: to.address } });
+    await to.call(protocol.moveOffer, { needs, key });
   let { port, journalId, missing } = await offer();
   for (const id of missing) {
     const { path } = await from.call(protocol.storePath, { id });
