@@ -29,6 +29,8 @@ import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream
 const idleLimitMs = 300_000;
 /** How long a source that heard GONE may take to say its last word. */
 const lastWordMs = 10_000;
+/** What a guest that goes on has to itself, to announce itself and answer what has waited. */
+const guestsTurnMs = 10;
 /** A SETTLED that could not be written is tried again. */
 const settleAgainMs = 5_000;
 
@@ -256,11 +258,14 @@ export class TargetJob implements MoveJob {
     await this.#go();
     this.#started = true;
     clearTimeout(this.#idle);
-    this.#receiver.tell({ fact: "STARTED", m: this.m, journalId: this.vm.context.journalId, resumeMs: performance.now() - begun });
-    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, writtenMs, runningMs: performance.now() - begun }, "the guest runs here");
+    const runningMs = performance.now() - begun;
+    this.#receiver.tell({ fact: "STARTED", m: this.m, journalId: this.vm.context.journalId, resumeMs: runningMs });
     this.live.openChannels(this.vm.context, this.#calm.promise);
-    // Not awaited by the stream: the source's facts must be heard meanwhile.
-    void this.#settle(message.spec);
+    // Not awaited by the stream: the source's facts must be heard meanwhile. And the guest goes first: it may share its CPU with what follows.
+    setTimeout(() => {
+      this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, writtenMs, runningMs }, "the guest runs here");
+      void this.#settle(message.spec);
+    }, guestsTurnMs);
   }
 
   /** Whatever the process answers, or whether it does: the header tells if the copy runs. */
