@@ -2,7 +2,7 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { until } from "../../lib/time";
 import { runRoot } from "../context";
-import { isOurs, readProcess } from "./process";
+import { isOurs, killProcess, readProcess, type VmProcess } from "./process";
 
 /** Of a CPU that a guest wants too, the agent gets less than a third. */
 const agentNice = 4;
@@ -24,9 +24,10 @@ export async function giveWayToGuests(): Promise<void> {
   ).catch(() => undefined);
 }
 
-/** A process that is about to end: taking its memory apart must not hold up the guest that has left it. Best effort, as above. */
-export async function standAside(pid: number): Promise<void> {
-  await writeFile(`/proc/${pid}/autogroup`, `${leavingNice}`).catch(() => undefined);
+/** Ends a process that its guest has left: taking its memory apart must not hold up that guest. Best effort, as above. */
+export async function endAside(left: VmProcess): Promise<void> {
+  await writeFile(`/proc/${left.record.pid}/autogroup`, `${leavingNice}`).catch(() => undefined);
+  await killProcess(left);
 }
 
 /** CPUs that this process may use. */
@@ -39,14 +40,14 @@ export async function allowedCpus(): Promise<number[]> {
 }
 
 /**
- * VMs per CPU over all agents of this user: two local hosts share one machine. The VM that a CPU is looked for does not count: while it moves within
+ * VMs per CPU over all agents of this user: two local hosts share one machine. The VM of this uuid, for which a CPU is looked for, does not count: while it moves within
  * the machine, its two processes run in turns.
  */
-export async function cpuLoad(lookingUuid: string): Promise<Map<number, number>> {
+export async function cpuLoad(uuid: string): Promise<Map<number, number>> {
   const load = new Map((await allowedCpus()).map((cpu) => [cpu, 0]));
   for (const agent of await readdir(runRoot()).catch(() => [])) {
     for (const vm of await readdir(join(runRoot(), agent)).catch(() => [])) {
-      if (vm === lookingUuid) continue;
+      if (vm === uuid) continue;
       const record = await readProcess(join(runRoot(), agent, vm, "process.json")).catch(() => undefined);
       if (record?.cpu === undefined || !(await isOurs(record))) continue;
       load.set(record.cpu, (load.get(record.cpu) ?? 0) + 1);
