@@ -41,16 +41,20 @@ runMain(async () => {
   await setup({ sshd: true });
   let total = { passed: 0, failed: 0 };
   const summary = [];
+  const failures = [];
   for (const [name, stage] of Object.entries(STAGES)) {
     if (positionals.length && !positionals.includes(name)) continue;
     const beganMs = Date.now();
     step("test").say(`${name} …`);
     const counts = await stage();
     total = { passed: total.passed + counts.passed, failed: total.failed + counts.failed };
+    for (const failure of counts.failures ?? []) failures.push(`${name}: ${failure}`);
     summary.push(
       `${name.padEnd(8)} ${String(counts.passed).padStart(5)} passed ${String(counts.failed).padStart(3)} failed   ${duration(Date.now() - beganMs)}`,
     );
   }
+  // Once more at the end: of a long run's output often only the end is kept.
+  for (const failure of failures) console.log(`\n${failure}`);
   console.log(`\n${summary.join("\n")}\n\n${total.passed} passed, ${total.failed} failed`);
   return total.failed === 0 ? 0 : 1;
 });
@@ -86,7 +90,7 @@ async function mocha(name) {
     const failed = stats.failures + stats.pending;
     const nothing = stats.tests === 0 && !values.grep;
     if (nothing) console.error(`test/${name} ran no test`);
-    return { passed: stats.passes, failed: failed || (code !== 0 || nothing ? 1 : 0) };
+    return { passed: stats.passes, failed: failed || (code !== 0 || nothing ? 1 : 0), failures: stats.failed };
   } finally {
     await rm(dir, { recursive: true, force: true });
   }

@@ -1,6 +1,6 @@
 /**
- * mocha's spec reporter, which also leaves its counts in the file that MOBITOPOLO_TEST_COUNTS names, and does not let a run hang that is over:
- * what a test left open keeps the process alive, so it is named, and the run fails.
+ * mocha's spec reporter, which also leaves its counts and what failed in the file that MOBITOPOLO_TEST_COUNTS names, and does not let a run hang
+ * that is over: what a test left open keeps the process alive, so it is named, and the run fails.
  */
 const { writeFileSync } = require("node:fs");
 const { reporters, Runner } = require("mocha");
@@ -12,7 +12,8 @@ module.exports = class CountingReporter extends reporters.Spec {
     super(runner, options);
     runner.once(Runner.constants.EVENT_RUN_END, () => {
       const file = process.env.MOBITOPOLO_TEST_COUNTS;
-      if (file) writeFileSync(file, JSON.stringify(this.stats));
+      const failed = this.failures.map((test) => `${test.fullTitle()}\n${test.err?.stack ?? test.err}`);
+      if (file) writeFileSync(file, JSON.stringify({ ...this.stats, failed }));
       setTimeout(() => {
         console.error(`all tests have ended, but they left open: ${leftOpen().join(", ")}`);
         process.exit(1);
