@@ -6,7 +6,7 @@ import { Tracking } from "../../provider/agent/migration/tracking";
 import { Control } from "../../provider/agent/vm/control";
 import type { Vm as AgentVm } from "../../provider/agent/vm/vm";
 import { type ControlClient, ControlError } from "./support/control";
-import { memoryFolder, startSession, watchedRanges, whileFrozen } from "./support/dirty";
+import { memoryFolder, scanAll, startSession, watchedRanges, whileFrozen } from "./support/dirty";
 import { baseWithLoad, loadCounts, loadGoesOn, startChurn, startLoad } from "./support/load";
 import { resumeFromCopy } from "./support/move";
 import { kernelPath, Vm, type VmOptions } from "./support/vm";
@@ -56,7 +56,7 @@ describe("the tracking of changed pages", function () {
       await reader.scan("full");
       let counts = await loadCounts(vm);
       for (let round = 1; round <= ROUNDS; round++) {
-        await control.request("dirty.scan");
+        await scanAll(control);
         await reader.scan("scan");
         if (round % 4 === 0) {
           await whileFrozen(control, async (frozen) => {
@@ -87,7 +87,7 @@ describe("the tracking of changed pages", function () {
       await using reader = await startSession(vm, control);
       await reader.scan("full");
       counts = await loadGoesOn(vm, counts);
-      await control.request("dirty.scan");
+      await scanAll(control);
       await reader.scan("scan");
       counts = await loadGoesOn(vm, counts);
       const attempt = `move-${i}`;
@@ -122,6 +122,28 @@ describe("the tracking of changed pages", function () {
     });
   });
 
+  it("scans in portions, between which the guest runs; a freeze in the middle of them misses nothing", async () => {
+    await boot({ memoryMiB: 96 });
+    await startLoad(vm);
+    await startChurn(vm, "maps");
+    const { pages, left } = await control.request("dirty.start");
+    expect(Number(left)).to.be.within(1, Number(pages) - 1);
+    // Not yet a session whose marks mean something: all is marked.
+    await whileFrozen(control, async (frozen) => expect(Number(frozen.dirtyPages)).to.be.greaterThan(Number(left) / 2));
+    await scanAll(control);
+    await using reader = await startSession(vm, control);
+    await reader.scan("full");
+    for (let round = 0; round < 6; round++) {
+      const counts = await loadCounts(vm);
+      for (let portions = 0; portions <= round % 3; portions++) await control.request("dirty.scan");
+      await loadGoesOn(vm, counts);
+      await whileFrozen(control, async () => {
+        await reader.scan("scan frozen");
+        expect(reader.differing(vm), `round ${round}`).to.deep.equal([]);
+      });
+    }
+  });
+
   it("looks at what has changed, however much memory there is", async () => {
     const seen: Record<number, { told: number; frozen: number; entries: number }> = {};
     for (const touchedMiB of [16, 256]) {
@@ -130,9 +152,9 @@ describe("the tracking of changed pages", function () {
       await using reader = await startSession(vm, control);
       const { told } = await reader.scan("full");
       // The first scan after that has all that the guest did meanwhile.
-      await control.request("dirty.scan");
+      await scanAll(control);
       await reader.scan("scan");
-      const { tableEntries } = await control.request("dirty.scan");
+      const { tableEntries } = await scanAll(control);
       await reader.scan("scan");
       const frozen = await whileFrozen(control, () => reader.scan("scan frozen"));
       seen[touchedMiB] = { told, frozen: frozen.compared, entries: Number(tableEntries) };
@@ -165,7 +187,7 @@ describe("the tracking of changed pages", function () {
     await using reader = await startSession(vm, control);
     await reader.scan("full");
     await vm.shell("dd if=/dev/urandom of=/tmp/x bs=1M count=64 2>/dev/null; rm /tmp/x");
-    expect(Number((await control.request("dirty.scan")).dirtyPages)).to.be.lessThan(16 * 256);
+    expect(Number((await scanAll(control)).dirtyPages)).to.be.lessThan(16 * 256);
     expect((await reader.scan("scan")).told).to.be.lessThan(16 * 256);
     await vm.shell("dd if=/dev/urandom of=/tmp/y bs=1M count=32 2>/dev/null");
     await whileFrozen(control, async () => {
@@ -185,7 +207,7 @@ describe("the tracking of changed pages", function () {
     await using reader = await startSession(vm, control);
     await reader.scan("full");
     await goesOn();
-    await control.request("dirty.scan");
+    await scanAll(control);
     await reader.scan("scan");
     await whileFrozen(control, async () => {
       await reader.scan("scan frozen");
@@ -227,7 +249,7 @@ describe("the tracking of changed pages", function () {
         (error: Error) => error.message,
       );
       expect(told).to.match(/tracks changes no more/);
-      await other.request("dirty.scan");
+      await scanAll(other);
       await newer.scan("scan");
 
       other.close();

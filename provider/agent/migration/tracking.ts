@@ -17,7 +17,8 @@ export class Tracking {
   static async begin({ live, paths, uuid, context }: Vm): Promise<Tracking | undefined> {
     if (!live) return undefined;
     try {
-      const { map = "" } = await live.control.say("dirty.start");
+      const { map = "", left } = await live.control.say("dirty.start");
+      await allOf(live.control, left);
       return new Tracking(live.control, join(paths.run, map));
     } catch (error) {
       if (!(error instanceof ControlError) || error.code === "closed") throw error;
@@ -28,11 +29,17 @@ export class Tracking {
 
   /** Marks what has changed since the last marks; the guest runs on. */
   async mark(): Promise<void> {
-    await this.control.say("dirty.scan");
+    const { left } = await this.control.say("dirty.scan");
+    await allOf(this.control, left);
   }
 
   /** Nothing is marked or watched any more. The process does that by itself when this connection ends, and at its own end. */
   async end(): Promise<void> {
     await this.control.say("dirty.stop").catch(() => undefined);
   }
+}
+
+/** A scan goes in portions, between which the guest runs. */
+async function allOf(control: Control, left: string | undefined): Promise<void> {
+  for (let pages = left; Number(pages) > 0; ) ({ left: pages } = await control.say("dirty.scan"));
 }

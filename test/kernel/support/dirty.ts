@@ -127,9 +127,18 @@ export class TrackReader implements AsyncDisposable {
 
 /** Begins a session on this connection. */
 export async function startSession(vm: Vm, control: ControlClient): Promise<TrackReader> {
-  const { map, pages } = await control.request("dirty.start");
+  const { map, pages, left } = await control.request("dirty.start");
   if (map !== "dirty.map") throw new Error(`the map is ${map}`);
+  if (Number(left) > 0) await scanAll(control);
   return TrackReader.open(vm, Number(pages));
+}
+
+/** Goes on with a scan, or makes a new one, portion by portion. @returns its last answer */
+export async function scanAll(control: ControlClient): Promise<Reply> {
+  let answer: Reply;
+  do answer = await control.request("dirty.scan");
+  while (Number(answer.left) > 0);
+  return answer;
 }
 
 /** How the host's kernel maps the guest's memory in the VM's process: ranges whose writes are watched. */
