@@ -150,6 +150,16 @@ describe("a frozen guest", function () {
     expect(state).to.equal("run");
   });
 
+  it("is as it was, byte for byte, whatever its process is asked meanwhile", async () => {
+    const control = await vm.control();
+    await control.request("freeze", { attempt: "m", deadmanMs: 60_000 });
+    const before = readFileSync(vm.path("memory"));
+    for (let i = 0; i < 20; i++) expect((await control.request("status")).state).to.equal("frozen");
+    expect(readFileSync(vm.path("memory")).equals(before)).to.equal(true);
+    await control.request("thaw", { attempt: "m" });
+    expect(await vm.shell("echo runs")).to.equal("runs\n");
+  });
+
   it("has no dead man once it is released, and returns only with a higher epoch", async () => {
     await using other = await vm.control();
     const one = await vm.control();
