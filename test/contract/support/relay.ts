@@ -2,17 +2,21 @@ import { once } from "node:events";
 import { type AddressInfo, createConnection, createServer, type Socket } from "node:net";
 
 /**
- * A TCP relay on 127.0.0.4 that cuts its first connections, each after a little more of what the client sends.
+ * A TCP relay on 127.0.0.4 that cuts its first connections: when the client has sent so much on it, what came until then arrives, and both ends are closed.
+ * @param afterBytes of each connection that is cut
  * @param awayMs so long after a cut it takes no connection
  */
 export async function cutting(
-  times: number,
+  afterBytes: readonly number[],
   awayMs = 0,
 ): Promise<{
   relay: (address: string, port: number) => Promise<AsyncDisposable & { port: number }>;
   cuts: () => number;
+  /** Bytes of the client's that it has passed on. */
+  passed: () => number;
 }> {
   let cuts = 0;
+  let passed = 0;
   let backAtMs = 0;
   const relay = async (address: string, port: number): Promise<AsyncDisposable & { port: number }> => {
     const open = new Set<Socket>();
@@ -22,7 +26,7 @@ export async function cutting(
         return;
       }
       const far = createConnection({ host: address, port });
-      let left = cuts < times ? 2600 + 600 * cuts : Infinity;
+      let left = afterBytes[cuts] ?? Infinity;
       for (const socket of [near, far]) {
         open.add(socket);
         socket.on("error", () => undefined);
@@ -33,12 +37,16 @@ export async function cutting(
         });
       }
       near.on("data", (chunk: Buffer) => {
+        if (left <= 0) return;
         left -= chunk.length;
+        passed += chunk.length;
         if (left > 0) far.write(chunk);
-        else if (!near.destroyed) {
+        else {
           cuts += 1;
-          backAtMs = performance.now() + awayMs;
-          near.destroy();
+          far.end(chunk);
+          far.once("close", () => {
+            backAtMs = performance.now() + awayMs;
+          });
         }
       });
       far.on("data", (chunk: Buffer) => near.write(chunk));
@@ -54,7 +62,7 @@ export async function cutting(
       },
     };
   };
-  return { relay, cuts: () => cuts };
+  return { relay, cuts: () => cuts, passed: () => passed };
 }
 
 /**
