@@ -18,8 +18,8 @@ import { type Agent, handlers } from "./server/methods";
 import { type Handler, serve } from "./server/rpc";
 import { Store } from "./store/store";
 import { startBalancing } from "./vm/balance";
-import { giveWayToGuests } from "./vm/cpu";
 import { Vms } from "./vm/vms";
+import { giveWayToGuests } from "./vm/weight";
 
 declare const MOBITOPOLO_VERSION: string | undefined;
 

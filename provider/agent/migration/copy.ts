@@ -1,6 +1,7 @@
 import { open } from "node:fs/promises";
 import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
 import type { Vm } from "../vm/vm";
+import { standBack } from "../vm/weight";
 import { ImagePages } from "./imagePages";
 import { type Run, RunBatch } from "./runs";
 import { DiskScanner, MemoryScanner } from "./scan";
@@ -24,15 +25,20 @@ export class CopyOut {
     private readonly disk: DiskScanner,
     private readonly tracking: Tracking | undefined,
     private readonly image: ImagePages | undefined,
+    /** Until all has been copied once. */
+    private readonly back: Disposable,
   ) {}
 
   static async open(vm: Vm, sender: Sender): Promise<CopyOut> {
+    using undo = new DisposableStack();
+    const back = undo.use(standBack());
     const { paths } = vm;
     const disk = await DiskScanner.open(paths.diskMap, paths.disk, await overlayVirtualBytes(paths.disk));
     const kernel = await vm.kernel();
     const image = await ImagePages.of(await vm.image());
     const tracking = await Tracking.begin(vm);
-    return new CopyOut(vm, sender, new MemoryScanner(kernel, paths.memory, tracking?.map), disk, tracking, image);
+    undo.move();
+    return new CopyOut(vm, sender, new MemoryScanner(kernel, paths.memory, tracking?.map), disk, tracking, image, back);
   }
 
   /** How many blocks the overlay holds. */
@@ -60,6 +66,7 @@ export class CopyOut {
       if (blocks.add(run)) await this.#send(frameType.disk, blocks, sent);
     }
     if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, sent);
+    if (how === "full") this.back[Symbol.dispose]();
     return { scanMs: markMs + step.value.scanMs };
   }
 
@@ -74,6 +81,7 @@ export class CopyOut {
   }
 
   async close(): Promise<void> {
+    this.back[Symbol.dispose]();
     this.memory.end();
     await this.tracking?.end();
     await this.disk.close();

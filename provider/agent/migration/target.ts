@@ -14,6 +14,7 @@ import { killProcess } from "../vm/process";
 import { Tool } from "../vm/tool";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
+import { standBack } from "../vm/weight";
 import { answerAttempt } from "./courier";
 import { decideTarget } from "./decide";
 import { heldAt } from "./holds";
@@ -42,6 +43,8 @@ export class TargetJob implements MoveJob {
   #memory: MemorySink | undefined;
   #disk: DiskSink | undefined;
   #idle: NodeJS.Timeout | undefined;
+  /** While the long part of a copy comes in; over for good when the links' keys do. */
+  #back: Disposable | undefined;
   /** `go` is on its way: its outcome, not a refusal, decides. */
   #going = false;
   #started = false;
@@ -146,6 +149,7 @@ export class TargetJob implements MoveJob {
     this.#watch();
     const { anew } = await this.#receiver.serve(socket, stream, decoder, first);
     if (anew) this.#memory?.begin();
+    if (!this.#over) this.#back ??= standBack();
     socket.once("close", () => this.#watch());
   }
 
@@ -184,6 +188,7 @@ export class TargetJob implements MoveJob {
 
   async #refuse(reason: string): Promise<void> {
     this.#over = true;
+    this.#back?.[Symbol.dispose]();
     clearTimeout(this.#idle);
     this.vm.context.log.warn({ vm: this.vm.uuid, m: this.m, reason }, "an incoming move is refused");
     try {
@@ -222,6 +227,7 @@ export class TargetJob implements MoveJob {
 
   /** The links' keys are in the waiting process before the guest freezes. */
   async #wire(payload: Buffer): Promise<void> {
+    this.#back?.[Symbol.dispose]();
     const before = this.#wirings;
     const wirings = parseMessage(wiringsMessage, payload);
     this.#wirings = wirings;
@@ -323,6 +329,7 @@ export class TargetJob implements MoveJob {
 
   #end(): void {
     this.#over = true;
+    this.#back?.[Symbol.dispose]();
     clearTimeout(this.#idle);
     this.#receiver.end();
     this.onOver();

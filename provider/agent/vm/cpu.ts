@@ -1,34 +1,7 @@
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { until } from "../../lib/time";
 import { runRoot } from "../context";
-import { isOurs, killProcess, readProcess, type VmProcess } from "./process";
-
-/** Of a CPU that a guest wants too, the agent gets less than a third. */
-const agentNice = 4;
-/** Not less: its end is waited for. */
-const leavingNice = 10;
-/** The host takes one such word in 100 ms. */
-const autogroupLimitMs = 2000;
-
-/**
- * What this session computes gives way to guests: each VM is a session of its own, and so a scheduling group of its own where the host makes them
- * (sched(7), "The autogroup feature"). Elsewhere this does nothing.
- */
-export async function giveWayToGuests(): Promise<void> {
-  await until(autogroupLimitMs, "setting the weight of the agent's session", () =>
-    writeFile("/proc/self/autogroup", `${agentNice}`).then(
-      () => true,
-      (error: NodeJS.ErrnoException) => error.code !== "EAGAIN" || undefined,
-    ),
-  ).catch(() => undefined);
-}
-
-/** Ends a process that its guest has left: taking its memory apart must not hold up that guest. Best effort, as above. */
-export async function endAside(left: VmProcess): Promise<void> {
-  await writeFile(`/proc/${left.record.pid}/autogroup`, `${leavingNice}`).catch(() => undefined);
-  await killProcess(left);
-}
+import { isOurs, readProcess } from "./process";
 
 /** CPUs that this process may use. */
 export async function allowedCpus(): Promise<number[]> {

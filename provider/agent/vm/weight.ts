@@ -1,0 +1,113 @@
+/**
+ * Who goes first on a CPU that a guest wants too. Each VM is a session of its own, and so a scheduling group of its own where the host makes them
+ * (sched(7), "The autogroup feature"); elsewhere none of this does anything.
+ */
+import { readdirSync, readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { killProcess, type VmProcess } from "./process";
+
+/** Less than a third for an agent, beside one guest. */
+const usualNice = 4;
+/** What guests leave. With more, the guest that is copied stood for up to 80 ms at a time, though it asked for little. */
+const backNice = 19;
+/** Not less: its end is waited for. */
+const leavingNice = 10;
+/** The host takes one such word in 100 ms, of all sessions. */
+const againMs = 50;
+const lookMs = 250;
+
+let isOwnSession = false;
+let wanted = usualNice;
+let writing: Promise<void> | undefined;
+let standing = 0;
+let look: NodeJS.Timeout | undefined;
+
+/** What this session computes gives way to guests. Only for an agent that has a session to itself. */
+export async function giveWayToGuests(): Promise<void> {
+  isOwnSession = true;
+  await want(usualNice);
+}
+
+/**
+ * For the time of long work the agent takes what guests leave, and no less than it needs to get on: where they leave next to nothing, it has its usual
+ * share again.
+ */
+export function standBack(): Disposable {
+  if (!isOwnSession) return { [Symbol.dispose]: () => undefined };
+  if (standing++ === 0) {
+    void want(backNice);
+    let before = cpuTimes();
+    look = setInterval(() => {
+      const now = cpuTimes();
+      if (isStarved(before, now)) {
+        clearInterval(look);
+        void want(usualNice);
+      }
+      before = now;
+    }, lookMs).unref();
+  }
+  let isOver = false;
+  return {
+    [Symbol.dispose]() {
+      if (isOver) return;
+      isOver = true;
+      if (--standing > 0) return;
+      clearInterval(look);
+      void want(usualNice);
+    },
+  };
+}
+
+/** Ends a process that its guest has left: taking its memory apart must not hold up that guest. Best effort, as all here. */
+export async function endAside(left: VmProcess): Promise<void> {
+  await writeFile(`/proc/${left.record.pid}/autogroup`, `${leavingNice}`).catch(() => undefined);
+  await killProcess(left);
+}
+
+/** Of all threads of a process: how long they ran, and how long they waited for a CPU. */
+export interface CpuTimes {
+  readonly atMs: number;
+  readonly ranMs: number;
+  readonly waitedMs: number;
+}
+
+/** Whether it mostly waited in between, and not just now and then. */
+export function isStarved(before: CpuTimes, now: CpuTimes): boolean {
+  const waitedMs = now.waitedMs - before.waitedMs;
+  return waitedMs > (now.atMs - before.atMs) / 2 && waitedMs > 3 * (now.ranMs - before.ranMs);
+}
+
+/** schedstat: nanoseconds run, nanoseconds waited, turns (Documentation/scheduler/sched-stats.rst). */
+function cpuTimes(): CpuTimes {
+  let [ranMs, waitedMs] = [0, 0];
+  for (const task of readdirSync("/proc/self/task")) {
+    try {
+      const [ran = 0, waited = 0] = readFileSync(`/proc/self/task/${task}/schedstat`, "latin1").split(" ").map(Number);
+      ranMs += ran / 1e6;
+      waitedMs += waited / 1e6;
+    } catch {
+      // It has ended, or the host keeps no such account.
+    }
+  }
+  return { atMs: performance.now(), ranMs, waitedMs };
+}
+
+/** Resolves when the host has taken it, or never will. */
+async function want(nice: number): Promise<void> {
+  wanted = nice;
+  writing ??= (async () => {
+    for (let told: number | undefined; told !== wanted; ) {
+      const next = wanted;
+      const taken = await writeFile("/proc/self/autogroup", `${next}`).then(
+        () => true,
+        (error: NodeJS.ErrnoException) => error.code !== "EAGAIN",
+      );
+      if (taken) told = next;
+      else await sleep(againMs, undefined, { ref: false });
+    }
+  })().finally(() => {
+    writing = undefined;
+  });
+  await writing;
+}
