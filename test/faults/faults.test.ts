@@ -8,7 +8,8 @@ import { agentProgram } from "../contract/support/agents";
 import { faults } from "./faults";
 
 const run = promisify(execFile);
-const moves = 12;
+/** Each fault once, and one of them again. */
+const moves = faults.length + 1;
 /** The same faults at the same points each time, so that a change is what makes a difference; `npm run test:faults` looks for new ones. */
 const usualSeed = "462048596";
 

@@ -15,6 +15,8 @@ export interface Fault {
   readonly mayLoseRam?: readonly Point[];
   /** The guest may go back to the freeze, after having run at the target: what its peers heard of it cannot be recalled. */
   readonly mayRollBack?: readonly Point[];
+  /** The move goes on and succeeds. */
+  readonly isHarmless?: true;
   /** At the point, the move held there. */
   inflict(scene: Scene): Promise<void> | void;
   /** Before the next `up`, which is then to succeed. */
@@ -68,5 +70,7 @@ export const faults: readonly Fault[] = [
     inflict: ({ target }) => target.fillDisk(),
     heal: ({ target }) => target.freeDisk(),
   },
+  { name: "source clock jumps", points, isHarmless: true, inflict: ({ source }) => source.jumpClock() },
+  { name: "target clock jumps", points, isHarmless: true, inflict: ({ target }) => target.jumpClock() },
   { name: "provider killed", points, inflict: ({ killProvider }) => killProvider() },
 ];

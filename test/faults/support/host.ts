@@ -2,6 +2,7 @@
 import { execFileSync } from "node:child_process";
 import {
   closeSync,
+  constants,
   existsSync,
   mkdirSync,
   openSync,
@@ -18,9 +19,11 @@ import { until } from "../../../provider/lib/time";
 import type { KnownHost } from "../../../provider/schemas/host";
 
 const runWord = 1;
+const dayNs = 86_400n * 1_000_000_000n;
 
 export class TestHost implements Disposable {
   readonly stateDir: string;
+  #isADayAhead = true;
 
   constructor(
     readonly name: string,
@@ -32,6 +35,26 @@ export class TestHost implements Disposable {
     this.stateDir = join(folder, name);
     mkdirSync(this.stateDir, { mode: 0o700 });
     execFileSync("mount", ["-t", "tmpfs", "-o", `size=${diskMiB}M,mode=0700`, "tmpfs", this.stateDir]);
+    this.#setClock();
+  }
+
+  /** For the agents of all hosts: each has a clock of its own (clock.c), a day ahead at first. Their VMs have the machine's. */
+  static preloadClocks(folder: string): void {
+    const library = join(folder, "clock.so");
+    execFileSync("gcc", ["-O2", "-shared", "-fPIC", "-o", library, join(__dirname, "clock.c")]);
+    process.env.LD_PRELOAD = library;
+  }
+
+  /** To the machine's time, or a day ahead of it again. */
+  jumpClock(): void {
+    this.#isADayAhead = !this.#isADayAhead;
+    this.#setClock();
+  }
+
+  /** By what its agent wrote last. */
+  get clockIsADayAhead(): boolean {
+    const { time } = JSON.parse(this.log().trim().split("\n").at(-1) ?? "{}") as { time?: string };
+    return Date.parse(time ?? "") > Date.now() + 3_600_000;
   }
 
   /** As a Topology hands it to its VMs. */
@@ -124,6 +147,15 @@ export class TestHost implements Disposable {
     if (existsSync(agent)) signal((JSON.parse(readFileSync(agent, "utf8")) as { pid: number }).pid);
     if (this.runDir) rmSync(this.runDir, { recursive: true, force: true });
     execFileSync("umount", ["-l", this.stateDir]);
+  }
+
+  /** In place: the file is mapped by the agent. */
+  #setClock(): void {
+    const ns = Buffer.alloc(8);
+    ns.writeBigInt64LE(this.#isADayAhead ? dayNs : 0n);
+    const file = openSync(join(this.stateDir, "clock"), constants.O_RDWR | constants.O_CREAT, 0o600);
+    writeSync(file, ns, 0, ns.length, 0);
+    closeSync(file);
   }
 
   #vms(): string[] {

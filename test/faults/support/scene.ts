@@ -51,7 +51,9 @@ export class World implements AsyncDisposable {
   static async make(assets: Assets): Promise<World> {
     const world = new World(assets, 100 + (process.pid % 100));
     try {
+      TestHost.preloadClocks(world.#folder);
       await world.up(world.hosts[0]);
+      if (!world.hosts[0].clockIsADayAhead) throw new Error("its agent does not have the clock that the test made for it");
       await shell(await world.home(), world.id, `echo ${world.marker} >/root/marker; sync`);
       await startChecks(await world.home(), world.id);
       await world.restream();

@@ -32,6 +32,7 @@ export async function turn(world: World, fault: Fault, point: Point): Promise<Tu
   const bootId = await boot(world);
   const staleBefore = await world.staleFrames();
   const first = await faulty(world, fault, point, source, target);
+  if (fault.isHarmless && first !== "moved") found.unrecovered.push(`a harmless fault ended the move: ${first}`);
 
   const attempt = async (what: string, work: () => Promise<void>): Promise<boolean> => {
     try {
