@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect } from "chai";
 import { until } from "../../provider/lib/time";
@@ -274,6 +274,19 @@ describe("moves and their faults", function () {
     await until(10_000, "all of them", async () => (((await get(s))?.uptimeMs ?? 0) > since + 60 ? true : undefined));
     faults(s, "");
   };
+
+  it("stands back while it copies, at both hosts, and has its usual weight afterwards", async () => {
+    const weights = (): (string | undefined)[] =>
+      [s, t].map(({ pid }) => /nice (\d+)/.exec(readFileSync(`/proc/${pid}/autogroup`, "latin1"))?.[1]);
+    // A host without autogroups has nothing to set.
+    if (!existsSync("/proc/self/autogroup")) return;
+    await fillWithNoise();
+    expect(weights()).to.deep.equal(["4", "4"]);
+    const moving = move(spec.uuid, s, t, { bandwidthMbps: 5 });
+    await until(20_000, "both to stand back", async () => (weights().join() === "19,19" ? true : undefined));
+    expect(await moving).to.include({ phase: "done" });
+    await until(5000, "their usual weight", async () => (weights().join() === "4,4" ? true : undefined));
+  });
 
   it("survives a link that swallows all that is on a connection: it is made anew, and goes on where it was", async () => {
     await using undo = new AsyncDisposableStack();

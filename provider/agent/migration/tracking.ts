@@ -1,6 +1,10 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type Control, ControlError } from "../vm/control";
 import type { Vm } from "../vm/vm";
+
+/** Of a guest of many portions: a portion takes it about as long. */
+const guestsTurnMs = 1;
 
 /**
  * The running guest's own kernel marks the pages that change (docs/formats/vm-process.md, `dirty.*`), in a map that the scanner then takes the marks from:
@@ -39,7 +43,10 @@ export class Tracking {
   }
 }
 
-/** A scan goes in portions, between which the guest runs. */
+/** A scan goes in portions, between which the guest has a turn. */
 async function allOf(control: Control, left: string | undefined): Promise<void> {
-  for (let pages = left; Number(pages) > 0; ) ({ left: pages } = await control.say("dirty.scan"));
+  for (let pages = left; Number(pages) > 0; ) {
+    await sleep(guestsTurnMs);
+    ({ left: pages } = await control.say("dirty.scan"));
+  }
 }
