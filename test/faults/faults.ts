@@ -60,7 +60,8 @@ export const faults: readonly Fault[] = [
   {
     name: "target host rebooted",
     points,
-    mayLoseRam: atTarget,
+    // As above.
+    mayLoseRam: ["resume", ...atTarget],
     mayRollBack: ["started", "settle", "resume"],
     inflict: ({ target }) => target.reboot(),
   },
