@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Control, ControlError } from "../vm/control";
 import type { Vm } from "../vm/vm";
 
-/** Of a guest of many portions: a portion takes it about as long. */
+/** Between the portions of the first scan: each takes the guest about as long, for all of it is armed. A later one finds little to do. */
 const guestsTurnMs = 1;
 
 /**
@@ -22,7 +22,7 @@ export class Tracking {
     if (!live) return undefined;
     try {
       const { map = "", left } = await live.control.say("dirty.start");
-      await allOf(live.control, left);
+      await allOf(live.control, left, guestsTurnMs);
       return new Tracking(live.control, join(paths.run, map));
     } catch (error) {
       if (!(error instanceof ControlError) || error.code === "closed") throw error;
@@ -44,9 +44,9 @@ export class Tracking {
 }
 
 /** A scan goes in portions, between which the guest has a turn. */
-async function allOf(control: Control, left: string | undefined): Promise<void> {
+async function allOf(control: Control, left: string | undefined, pauseMs = 0): Promise<void> {
   for (let pages = left; Number(pages) > 0; ) {
-    await sleep(guestsTurnMs);
+    if (pauseMs > 0) await sleep(pauseMs);
     ({ left: pages } = await control.say("dirty.scan"));
   }
 }
