@@ -25,20 +25,21 @@ export class CopyOut {
     private readonly disk: DiskScanner,
     private readonly tracking: Tracking | undefined,
     private readonly image: ImagePages | undefined,
-    /** Until all has been copied once. */
-    private readonly back: Disposable,
+    private readonly back: Disposable | undefined,
   ) {}
 
-  static async open(vm: Vm, sender: Sender): Promise<CopyOut> {
+  /** Of a guest that runs, the agent stands back until all has been copied once. */
+  static async open(vm: Vm, sender: Sender, isRunning: boolean): Promise<CopyOut> {
     using undo = new DisposableStack();
-    const back = undo.use(standBack());
+    const back = isRunning ? undo.use(standBack()) : undefined;
     const { paths } = vm;
     const disk = await DiskScanner.open(paths.diskMap, paths.disk, await overlayVirtualBytes(paths.disk));
     const kernel = await vm.kernel();
     const image = await ImagePages.of(await vm.image());
     const tracking = await Tracking.begin(vm);
+    const copy = new CopyOut(vm, sender, new MemoryScanner(kernel, paths.memory, tracking?.map), disk, tracking, image, back);
     undo.move();
-    return new CopyOut(vm, sender, new MemoryScanner(kernel, paths.memory, tracking?.map), disk, tracking, image, back);
+    return copy;
   }
 
   /** How many blocks the overlay holds. */
@@ -64,7 +65,7 @@ export class CopyOut {
       if (blocks.add(run)) await this.#send(frameType.disk, blocks, sent);
     }
     if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, sent);
-    if (how === "full") this.back[Symbol.dispose]();
+    if (how === "full") this.back?.[Symbol.dispose]();
     // Without the marks: of a guest that stands they are made at once, and by the freeze.
     return { scanMs: step.value.scanMs };
   }
@@ -80,7 +81,7 @@ export class CopyOut {
   }
 
   async close(): Promise<void> {
-    this.back[Symbol.dispose]();
+    this.back?.[Symbol.dispose]();
     this.memory.end();
     await this.tracking?.end();
     await this.disk.close();

@@ -167,11 +167,10 @@ export class SourceJob implements MoveJob, SourceSteps {
   }
 
   async reserve(): Promise<void> {
-    const { host, address, port } = this.#way.target;
     try {
       await this.#sender.connect(connectTries);
     } catch (error) {
-      throw unreachable({ host, address, port }, error);
+      throw unreachable(this.#way.target, error);
     }
   }
 
@@ -181,7 +180,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#turn = await this.queue.turn(links, this.#abort.signal, (ahead) => this.#report({ phase: "queued", ahead }));
     this.#convergence.begin();
     this.#report({ phase: "precopy", ahead: undefined });
-    this.#copy = await CopyOut.open(this.vm, this.#sender);
+    this.#copy = await CopyOut.open(this.vm, this.#sender, true);
     for (let verdict = await this.#round("full"); verdict.next === "round"; ) verdict = await this.#round("scan");
   }
 
@@ -251,9 +250,12 @@ export class SourceJob implements MoveJob, SourceSteps {
     if ((await this.vm.copyState()) === "none")
       return this.#sender.tell({ fact: "QUERY", m: this.m, journalId: this.vm.context.journalId });
     const again = async (): Promise<void> => {
-      this.#copy = await CopyOut.open(this.vm, this.#sender);
+      const copy = await CopyOut.open(this.vm, this.#sender, false);
+      // The answer came first, and nobody closes it any more.
+      if (this.vm.job !== this) return copy.close();
+      this.#copy = copy;
       await this.#copied("full");
-      await this.#copy.readPage0();
+      await copy.readPage0();
       await this.release();
     };
     // The target may have it all already and say so: then the rest need not go out.
@@ -295,9 +297,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#abort.signal.throwIfAborted();
     const round = { bytes: this.#sender.bytesOnWire - bytesBefore, ms: performance.now() - begun, scanMs };
     const verdict = this.#convergence.after(round);
-    const { share } = verdict.course;
     if (then && verdict.next !== "round") this.#watchers.keepForLater();
-    this.#report({ round: this.#convergence.rounds.length, ...(share < 1 && { guestShare: share }) });
+    this.#report({ round: this.#convergence.rounds.length, ...(verdict.course.share < 1 && { guestShare: verdict.course.share }) });
     this.vm.context.log.info({ ...this.progress, ...round, ...verdict }, "a pre-copy round ended");
     return verdict;
   }

@@ -149,7 +149,6 @@ export class TargetJob implements MoveJob {
     this.#watch();
     const { anew } = await this.#receiver.serve(socket, stream, decoder, first);
     if (anew) this.#memory?.begin();
-    if (!this.#over) this.#back ??= standBack();
     socket.once("close", () => this.#watch());
   }
 
@@ -218,8 +217,10 @@ export class TargetJob implements MoveJob {
 
   async #apply(type: number, payload: Buffer, digest: () => string): Promise<void> {
     if (this.#over || this.#started) return;
-    if (type === frameType.memory) this.#memory?.apply(payload);
-    else if (type === frameType.disk) await this.#disk?.apply(payload);
+    if (type === frameType.memory) {
+      this.#back ??= standBack();
+      this.#memory?.apply(payload);
+    } else if (type === frameType.disk) await this.#disk?.apply(payload);
     else if (type === frameType.wirings) await this.#wire(payload);
     else if (type === frameType.final) await this.#final(payload, digest());
     else if (type !== frameType.round) throw new StreamError(`a source does not send frames of type ${type}`);

@@ -81,7 +81,7 @@ export function isStarved(before: CpuTimes, now: CpuTimes): boolean {
 /** schedstat: nanoseconds run, nanoseconds waited, turns (Documentation/scheduler/sched-stats.rst). */
 function cpuTimes(): CpuTimes {
   let [ranMs, waitedMs] = [0, 0];
-  for (const task of readdirSync("/proc/self/task")) {
+  for (const task of tasks()) {
     try {
       const [ran = 0, waited = 0] = readFileSync(`/proc/self/task/${task}/schedstat`, "latin1").split(" ").map(Number);
       ranMs += ran / 1e6;
@@ -93,21 +93,31 @@ function cpuTimes(): CpuTimes {
   return { atMs: performance.now(), ranMs, waitedMs };
 }
 
+function tasks(): string[] {
+  try {
+    return readdirSync("/proc/self/task");
+  } catch {
+    return [];
+  }
+}
+
 /** Resolves when the host has taken it, or never will. */
 async function want(nice: number): Promise<void> {
   wanted = nice;
-  writing ??= (async () => {
-    for (let told: number | undefined; told !== wanted; ) {
-      const next = wanted;
-      const taken = await writeFile("/proc/self/autogroup", `${next}`).then(
-        () => true,
-        (error: NodeJS.ErrnoException) => error.code !== "EAGAIN",
-      );
-      if (taken) told = next;
-      else await sleep(againMs, undefined, { ref: false });
-    }
-  })().finally(() => {
-    writing = undefined;
-  });
+  writing ??= tell();
   await writing;
+}
+
+async function tell(): Promise<void> {
+  for (let told: number | undefined; told !== wanted; ) {
+    const next = wanted;
+    const taken = await writeFile("/proc/self/autogroup", `${next}`).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => error.code !== "EAGAIN",
+    );
+    if (taken) told = next;
+    else await sleep(againMs, undefined, { ref: false });
+  }
+  // In the same breath as the last look at what is wanted: who wants something else now tells it anew.
+  writing = undefined;
 }
