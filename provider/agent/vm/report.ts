@@ -9,12 +9,19 @@ import type { Vm } from "./vm";
 
 /** What `vm.get` answers: from journal and header, never from a process alone. Undefined where nothing is known of the VM. */
 export async function reportOf(vm: Vm): Promise<VmReport | undefined> {
-  const { value: record } = vm.journal;
+  let { live } = vm;
+  let { value: record } = vm.journal;
+  let header = await vm.header().catch(() => undefined);
+  // A move that ends meanwhile: whose VM it was before must not be told with what it is now.
+  while (record !== vm.journal.value || live !== vm.live) {
+    ({ live } = vm);
+    ({ value: record } = vm.journal);
+    header = await vm.header().catch(() => undefined);
+  }
   const { file } = vm;
   if (!file) return undefined;
-  const header = await vm.header().catch(() => undefined);
   const { state, note } = stateOf(vm, header?.state ?? "none");
-  const status = vm.live ? await vm.live.control.say("status", {}, 2000).catch(() => undefined) : undefined;
+  const status = live ? await live.control.say("status", {}, 2000).catch(() => undefined) : undefined;
   const used = async (path: string): Promise<number | undefined> => {
     const facts = await unless(stat(path), "ENOENT");
     return facts && facts.blocks * 512;
@@ -28,8 +35,8 @@ export async function reportOf(vm: Vm): Promise<VmReport | undefined> {
     state,
     home: record.home,
     floor: record.floor,
-    ...(vm.live && { pid: vm.live.process.record.pid }),
-    ...(vm.live?.cpu !== undefined && { cpu: vm.live.cpu }),
+    ...(live && { pid: live.process.record.pid }),
+    ...(live?.cpu !== undefined && { cpu: live.cpu }),
     ...(header && { epoch: header.epoch }),
     ...(status?.uptimeNs !== undefined && { uptimeMs: Math.floor(Number(status.uptimeNs) / 1e6) }),
     ...(memoryUsedBytes !== undefined && { memoryUsedBytes }),
