@@ -41,10 +41,6 @@ export class GapWatch {
     }
   }
 
-  get lines(): readonly Line[] {
-    return this.#lines;
-  }
-
   /** The longest silence that was told of since then. */
   longestMs(sinceMs: number): number {
     return Math.max(...this.#lines.filter((line) => line.atMs >= sinceMs).map((line) => line.maxGapMs));
