@@ -42,9 +42,9 @@ export class CopyOut {
     return copy;
   }
 
-  /** How many blocks the overlay holds. */
+  /** How many blocks the overlay held at the last pass. */
   get blocks(): number {
-    return this.disk.allocated();
+    return this.disk.allocated;
   }
 
   /** One pass: pages, then blocks. `sent` is called after each frame. */

@@ -6,7 +6,7 @@ import { StreamError } from "./stream";
 
 /** First word of the source on each connection. */
 export const helloMessage = z.strictObject({
-  protocol: z.literal(2),
+  protocol: z.literal(3),
   m: z.string(),
   vm: z.uuid(),
   /** Changes when the source begins anew (its agent was restarted): the target then forgets what it counted. */
@@ -71,23 +71,27 @@ const pageBytes = 4096;
 const sumBytes = 32;
 
 /**
- * FINAL's payload: `u32` length of the JSON, the JSON, page 0, SHA-256 over all of these. The digest in the JSON covers the frames before it; nothing but
- * this sum covers the frame that lets the guest run.
+ * FINAL's payload: `u32` length of the JSON, the JSON, page 0 without the zeros at its end, SHA-256 over all of these. The digest in the JSON covers the
+ * frames before it; nothing but this sum covers the frame that lets the guest run.
  */
 export function encodeFinal(message: FinalMessage, page0: Buffer): Buffer {
   const json = Buffer.from(JSON.stringify(message));
   const length = Buffer.alloc(4);
   length.writeUInt32BE(json.length);
-  const sum = createHash("sha256").update(length).update(json).update(page0).digest();
-  return Buffer.concat([length, json, page0, sum]);
+  const page = page0.subarray(0, page0.findLastIndex((byte) => byte !== 0) + 1);
+  const sum = createHash("sha256").update(length).update(json).update(page).digest();
+  return Buffer.concat([length, json, page, sum]);
 }
 
+/** @throws StreamError */
 export function decodeFinal(payload: Buffer): { message: FinalMessage; page0: Buffer } {
-  if (payload.length < 4 + pageBytes + sumBytes) throw new StreamError("the last frame is cut short");
-  const jsonBytes = payload.readUInt32BE(0);
-  if (4 + jsonBytes + pageBytes + sumBytes !== payload.length) throw new StreamError("the last frame's lengths do not add up");
   const summed = payload.subarray(0, -sumBytes);
+  if (summed.length < 4) throw new StreamError("the last frame is cut short");
+  const page = summed.subarray(4 + summed.readUInt32BE(0));
+  if (page.length > pageBytes) throw new StreamError("the last frame holds more than a page");
   if (!createHash("sha256").update(summed).digest().equals(payload.subarray(-sumBytes)))
     throw new StreamError("the last frame's sum is wrong");
-  return { message: parseMessage(finalMessage, payload.subarray(4, 4 + jsonBytes)), page0: summed.subarray(4 + jsonBytes) };
+  const page0 = Buffer.alloc(pageBytes);
+  page.copy(page0);
+  return { message: parseMessage(finalMessage, summed.subarray(4, summed.length - page.length)), page0 };
 }

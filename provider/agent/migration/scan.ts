@@ -131,6 +131,8 @@ const mapHeaderBytes = 24;
 /** Tells which blocks of a running VM's overlay changed, by the epochs in `disk.map`. */
 export class DiskScanner {
   #from = 1;
+  /** How many blocks the overlay held at the last question. */
+  allocated = 0;
 
   private constructor(
     private readonly map: FileHandle,
@@ -163,13 +165,12 @@ export class DiskScanner {
     const from = this.#from;
     this.#from = epoch + 1;
     const blocks: number[] = [];
-    for (const [block, stamp] of stamps.entries()) if (stamp >= from) blocks.push(block);
+    this.allocated = 0;
+    for (const [block, stamp] of stamps.entries()) {
+      if (stamp > 0) this.allocated += 1;
+      if (stamp >= from) blocks.push(block);
+    }
     return blocks;
-  }
-
-  /** How many blocks the overlay holds. */
-  allocated(): number {
-    return this.#stamps().reduce((count, stamp) => count + (stamp > 0 ? 1 : 0), 0);
   }
 
   async *read(blocks: readonly number[]): AsyncGenerator<Run> {

@@ -93,11 +93,11 @@ export class Sender {
   }
 
   /** Sends a numbered frame, in order; resolves when the next may be made. @throws what ended the stream */
-  async send(type: FrameType, payload: Buffer): Promise<void> {
+  async send(type: FrameType, payload: Buffer, how: "packed" | "plain" = "packed"): Promise<void> {
     await this.#until(() => this.#unackedBytes < windowBytes && this.#compressing < maxCompressing);
     this.#compressing += 1;
     const sequence = ++this.#sequence;
-    const packed = pack(payload);
+    const packed = how === "packed" ? pack(payload) : undefined;
     this.#tail = this.#tail
       .then(async () => {
         const made = await packed;
@@ -165,7 +165,7 @@ export class Sender {
     const socket = await this.dialOnce();
     const decoder = new StreamDecoder();
     const ready = deferred<Frame>();
-    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 2, ...this.hello }));
+    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 3, ...this.hello }));
     socket.on("data", (chunk: Buffer) => {
       this.#movedAtMs = performance.now();
       this.bytesOnWire += chunk.length;

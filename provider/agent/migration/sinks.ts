@@ -113,6 +113,8 @@ export class MemorySink {
 /** Writes blocks into a target's overlay; every block that ever came is allocated. */
 export class DiskSink {
   readonly #allocated: Bits;
+  /** How many the overlay's own bitmap names. Blocks are only added. */
+  #inBitmap = 0;
   readonly #layout: ReturnType<typeof overlayLayout>;
 
   private constructor(
@@ -140,11 +142,16 @@ export class DiskSink {
     }
   }
 
-  /** Writes the bitmap, not yet synced: a crash before SETTLED ends in GONE anyway. At once, for the guest is frozen. */
+  /**
+   * Writes the bitmap where it has changed since: before the freeze, so that after it there is seldom anything left to write. Not yet synced: a crash before
+   * SETTLED ends in GONE anyway. At once, for the guest is frozen.
+   */
   finish(): void {
+    if (this.#inBitmap === this.blocks) return;
     const bitmap = Buffer.alloc(this.#layout.bitmapBytes);
     this.#allocated.bytes.copy(bitmap);
     writeAll(this.file.fd, bitmap, pageBytes);
+    this.#inBitmap = this.blocks;
   }
 
   /** Durable when it resolves. */

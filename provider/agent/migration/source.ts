@@ -238,8 +238,11 @@ export class SourceJob implements MoveJob, SourceSteps {
       this.#standstill.mark("released");
       await heldAt(this.vm.context, "released");
     }
-    await this.#sender.send(frameType.final, encodeFinal(message, page0));
-    if (this.#live) passFrames(this.#live.control, file.spec, this.#way.target.address, this.#sender.ports);
+    // A guest waits for it: to pack and unpack so little takes longer than to send it.
+    await this.#sender.send(frameType.final, encodeFinal(message, page0), "plain");
+    const { control } = this.#live ?? {};
+    // Not before it is on its way.
+    if (control) setImmediate(() => passFrames(control, file.spec, this.#way.target.address, this.#sender.ports));
     this.#turn?.[Symbol.dispose]();
     this.#waitForDoubt();
   }

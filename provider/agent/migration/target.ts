@@ -244,6 +244,7 @@ export class TargetJob implements MoveJob {
       else await setLink(this.live.control, index, wiring);
     }
     // The source is about to freeze the guest.
+    this.#disk?.finish();
     sweep();
   }
 
