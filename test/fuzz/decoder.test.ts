@@ -11,7 +11,7 @@ import {
   helloMessage,
   parseMessage,
   readyMessage,
-  roundMessage,
+  specMessage,
   wiringsMessage,
 } from "../../provider/agent/migration/messages";
 import { decodeRuns, RunBatch } from "../../provider/agent/migration/runs";
@@ -44,14 +44,14 @@ function sample(): Frame[] {
   memory.add({ first: 200, count: 4, data: null, image: 9 });
   const disk = new RunBatch(65536);
   disk.add({ first: 3, count: 1, data: Buffer.alloc(65536, 1) });
-  const final = encodeFinal({ m, digest: "0".repeat(64), epoch: 2, spec, owner: "o", diskBlocks: 1 }, Buffer.alloc(4096, 1));
+  const final = encodeFinal({ m, digest: "0".repeat(64), epoch: 2, diskBlocks: 1 }, Buffer.alloc(4096, 1));
   const bytes = Buffer.concat([
     encodeStreamJson(frameType.hello, 0, { protocol: 3, m, vm: spec.uuid, stream: "ab" }),
     encodeStreamFrame(frameType.memory, 1, memory.take()),
     encodeStreamFrame(frameType.disk, 2, zstdCompressSync(disk.take()), 1),
     encodeStreamJson(frameType.wirings, 3, []),
     encodeStreamJson(frameType.fact, 0, { fact: "ABORTED", m, journalId: "j" }),
-    encodeStreamJson(frameType.round, 4, { round: 1 }),
+    encodeStreamJson(frameType.spec, 4, spec),
     encodeStreamFrame(frameType.final, 5, zstdCompressSync(final), 1),
   ]);
   return new StreamDecoder().push(bytes);
@@ -66,7 +66,7 @@ function read(frame: Frame, sink: MemorySink): void {
   else if (frame.type === frameType.ack) payload.readBigUInt64BE(0);
   else {
     const schema = { [frameType.hello]: helloMessage, [frameType.ready]: readyMessage, [frameType.fact]: factMessage }[frame.type as 1];
-    parseMessage<unknown>(schema ?? (frame.type === frameType.wirings ? wiringsMessage : roundMessage), payload);
+    parseMessage<unknown>(schema ?? (frame.type === frameType.wirings ? wiringsMessage : specMessage), payload);
   }
 }
 

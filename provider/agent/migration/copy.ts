@@ -57,14 +57,14 @@ export class CopyOut {
       const run = this.#withoutPage0(step.value, how);
       // What changed again is seldom what the image has, and to look for it takes time.
       const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
-      for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, sent);
+      for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, how, sent);
     }
-    if (!pages.isEmpty) await this.#send(frameType.memory, pages, sent);
+    if (!pages.isEmpty) await this.#send(frameType.memory, pages, how, sent);
     const blocks = new RunBatch(blockBytes);
     for await (const run of this.disk.read(this.disk.changed())) {
-      if (blocks.add(run)) await this.#send(frameType.disk, blocks, sent);
+      if (blocks.add(run)) await this.#send(frameType.disk, blocks, how, sent);
     }
-    if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, sent);
+    if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, how, sent);
     if (how === "full") this.back?.[Symbol.dispose]();
     // Without the marks: of a guest that stands they are made at once, and by the freeze.
     return { scanMs: step.value.scanMs };
@@ -94,8 +94,8 @@ export class CopyOut {
     return run.count === 1 ? undefined : { ...run, first: 1, count: run.count - 1, data: run.data?.subarray(pageBytes) ?? null };
   }
 
-  async #send(type: typeof frameType.memory | typeof frameType.disk, batch: RunBatch, sent: () => void): Promise<void> {
-    await this.sender.send(type, batch.take());
+  async #send(type: typeof frameType.memory | typeof frameType.disk, batch: RunBatch, how: ScanKind, sent: () => void): Promise<void> {
+    await this.sender.send(type, batch.take(), how === "scan frozen" ? "soon" : "small");
     sent();
   }
 }

@@ -12,9 +12,3 @@ export interface MoveJob {
   /** A link of the VM was changed here: the other side must have it too. */
   wiringsChanged(wirings: readonly Wiring[]): void;
 }
-
-/** What a watcher is told where only the target's word can say which copy runs. */
-export function inDoubt(target: string, message: string): Partial<MoveProgress> {
-  const next = `run \`pulumi up\` or \`pulumi refresh\` when ${target} is back`;
-  return { phase: "failed", fault: { message: `${target}: ${message} (${next})`, running: "in-doubt" } };
-}

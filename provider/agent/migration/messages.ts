@@ -35,21 +35,20 @@ export const factMessage = z.strictObject({
 });
 export type Fact = z.infer<typeof factMessage>;
 
-/** Before the last page: all that the target must have had, and what makes the copy a VM. */
+/** Before the last page: all that the target must have had. */
 export const finalMessage = z.strictObject({
   m: z.string(),
   /** SHA-256 over all numbered frames before this one. */
   digest: z.string().regex(/^[0-9a-f]{64}$/),
   epoch: z.int(),
-  spec: vmSpec,
-  owner: z.string(),
   /** Blocks that the overlay holds. */
   diskBlocks: z.int(),
 });
 export type FinalMessage = z.infer<typeof finalMessage>;
 
 export const wiringsMessage = z.array(wiring);
-export const roundMessage = z.strictObject({ round: z.int() });
+/** The VM as its source knows it now. */
+export const specMessage = vmSpec;
 
 const maxReasonChars = 400;
 

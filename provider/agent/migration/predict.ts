@@ -50,7 +50,7 @@ export function linkRateOf({ bandwidthMbps }: MigrationPolicy, seenMbps: number 
 /** Looks at a running VM for about half a second. Nothing of it is changed. */
 export async function observeVm(vm: Vm): Promise<Observed> {
   const disk = await DiskScanner.open(vm.paths.diskMap, vm.paths.disk, await overlayVirtualBytes(vm.paths.disk));
-  const diskBytes = disk.allocated() * blockBytes;
+  const diskBytes = disk.allocated * blockBytes;
   await disk.close();
   const image = await ImagePages.of(await vm.image());
   const scanner = new MemoryScanner(await vm.kernel(), vm.paths.memory);

@@ -131,7 +131,7 @@ const mapHeaderBytes = 24;
 /** Tells which blocks of a running VM's overlay changed, by the epochs in `disk.map`. */
 export class DiskScanner {
   #from = 1;
-  /** How many blocks the overlay held at the last question. */
+  /** How many blocks the overlay held when it was looked at last. */
   allocated = 0;
 
   private constructor(
@@ -148,7 +148,9 @@ export class DiskScanner {
       await map.close();
       throw new AgentFault("failed", "read the disk's map", `${mapPath} is not the map of a disk of ${layout.blocks} blocks`);
     }
-    return new DiskScanner(map, await open(overlayPath, "r"), layout);
+    const scanner = new DiskScanner(map, await open(overlayPath, "r"), layout);
+    scanner.#stamps();
+    return scanner;
   }
 
   /**
@@ -165,11 +167,7 @@ export class DiskScanner {
     const from = this.#from;
     this.#from = epoch + 1;
     const blocks: number[] = [];
-    this.allocated = 0;
-    for (const [block, stamp] of stamps.entries()) {
-      if (stamp > 0) this.allocated += 1;
-      if (stamp >= from) blocks.push(block);
-    }
+    for (const [block, stamp] of stamps.entries()) if (stamp >= from) blocks.push(block);
     return blocks;
   }
 
@@ -190,6 +188,8 @@ export class DiskScanner {
   #stamps(): Uint32Array {
     const stamps = new Uint32Array(this.layout.blocks);
     readSync(this.map.fd, stamps, 0, stamps.byteLength, mapHeaderBytes);
+    this.allocated = 0;
+    for (const stamp of stamps) if (stamp > 0) this.allocated += 1;
     return stamps;
   }
 }

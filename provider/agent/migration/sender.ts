@@ -25,6 +25,9 @@ const compressFromBytes = 128;
 const stallMs = 20_000;
 /** Up to here the way to another thread and back costs more than the work: the last frames of a frozen guest are such. */
 const atOnceBytes = 64 << 10;
+/** To pack and unpack so little takes longer than a link carries it whose round trip, with all that the target does in it, was once as short as this. */
+const soonBytes = 16 << 10;
+const nearMs = 1.5;
 
 async function pack(payload: Buffer): Promise<Buffer | undefined> {
   if (payload.length < compressFromBytes) return undefined;
@@ -45,9 +48,11 @@ export interface SenderEvents {
 export class Sender {
   #socket: TLSSocket | undefined;
   #sequence = 0;
-  readonly #unacked: { sequence: number; bytes: Buffer }[] = [];
+  readonly #unacked: { sequence: number; bytes: Buffer; sentMs: number }[] = [];
   #unackedBytes = 0;
   #compressing = 0;
+  /** The shortest time from a frame to its acknowledgement. */
+  #nearestMs = Infinity;
   #tail: Promise<void> = Promise.resolve();
   #changed: Deferred<void> = deferred();
   #failure: Error | undefined;
@@ -92,12 +97,17 @@ export class Sender {
     return this.#unackedBytes;
   }
 
-  /** Sends a numbered frame, in order; resolves when the next may be made. @throws what ended the stream */
-  async send(type: FrameType, payload: Buffer, how: "packed" | "plain" = "packed"): Promise<void> {
+  /**
+   * Sends a numbered frame, in order; resolves when the next may be made.
+   * @param how `soon`: a guest waits for it, and little goes as it is where the target is near
+   * @throws what ended the stream
+   */
+  async send(type: FrameType, payload: Buffer, how: "small" | "soon" = "small"): Promise<void> {
     await this.#until(() => this.#unackedBytes < windowBytes && this.#compressing < maxCompressing);
     this.#compressing += 1;
     const sequence = ++this.#sequence;
-    const packed = how === "packed" ? pack(payload) : undefined;
+    const asItIs = how === "soon" && payload.length <= soonBytes && this.#nearestMs < nearMs;
+    const packed = asItIs ? undefined : pack(payload);
     this.#tail = this.#tail
       .then(async () => {
         const made = await packed;
@@ -146,7 +156,7 @@ export class Sender {
 
   async #emit(bytes: Buffer, sequence: number): Promise<void> {
     this.#digest.update(bytes.subarray(2, 4)).update(bytes.subarray(20));
-    this.#unacked.push({ sequence, bytes });
+    this.#unacked.push({ sequence, bytes, sentMs: performance.now() });
     this.#unackedBytes += bytes.length;
     await this.#pacer.take(bytes.length);
     this.#write(bytes);
@@ -225,7 +235,12 @@ export class Sender {
   }
 
   #acknowledge(sequence: number): void {
-    while (this.#unacked[0] && this.#unacked[0].sequence <= sequence) this.#unackedBytes -= this.#unacked.shift()?.bytes.length ?? 0;
+    const now = performance.now();
+    for (let [first] = this.#unacked; first && first.sequence <= sequence; [first] = this.#unacked) {
+      this.#unacked.shift();
+      this.#unackedBytes -= first.bytes.length;
+      this.#nearestMs = Math.min(this.#nearestMs, now - first.sentMs);
+    }
     this.#tick();
   }
 

@@ -3,7 +3,7 @@ import { messageOf } from "../../lib/errors";
 import { type Deferred, deferred } from "../../lib/time";
 import type { MoveProgress } from "../../protocol/methods";
 import type { Wiring } from "../../schemas/link";
-import type { LastMigration, MigrationPolicy } from "../../schemas/vm";
+import type { LastMigration, MigrationPolicy, VmSpec } from "../../schemas/vm";
 import { AgentFault } from "../errors";
 import { currentWirings } from "../link/current";
 import { passFrames } from "../link/wire";
@@ -13,8 +13,9 @@ import { endAside } from "../vm/weight";
 import { Convergence } from "./convergence";
 import { CopyOut, type ScanKind } from "./copy";
 import { mayReturn } from "./decide";
+import { Doubt, inDoubt } from "./doubt";
 import { heldAt } from "./holds";
-import { inDoubt, type MoveJob } from "./job";
+import type { MoveJob } from "./job";
 import { encodeFinal, type Fact } from "./messages";
 import { resumedPhases, runPhases, type SourceSteps, sourcePhases } from "./phases";
 import type { MoveQueue } from "./queue";
@@ -40,8 +41,6 @@ export interface SourceRequest {
 const reconnectMs = 30_000;
 const connectTries = 5;
 const reconnectAfterReleaseMs = 600_000;
-/** A watcher is told "in doubt" after this much silence, and the time that the last bytes may take; the job itself goes on. */
-const doubtAfterMs = 10_000;
 /** Sent but not applied when the deciding word may change: one round trip's worth on a slow link. */
 const lateBytes = 128 << 10;
 
@@ -64,9 +63,11 @@ export class SourceJob implements MoveJob, SourceSteps {
   readonly #convergence: Convergence;
   #turn: Disposable | undefined;
   #copy: CopyOut | undefined;
+  /** As the target knows it. */
+  #spec: VmSpec | undefined;
   readonly #standstill = new Standstill();
-  #doubtTimer: NodeJS.Timeout | undefined;
-  readonly #doubt: Deferred<MoveProgress> = deferred();
+  readonly #doubt = new Doubt();
+  readonly #doubted: Deferred<MoveProgress> = deferred();
 
   constructor(
     private readonly vm: Vm,
@@ -82,7 +83,10 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#sender = new Sender(
       async () => await dial(this.#way.target, request.attempt, this.#way.key, this.#abort.signal),
       { m: request.attempt, vm: vm.uuid, stream: randomBytes(8).toString("hex") },
-      { fact: (fact) => this.#heard(fact), lost: (error) => this.#lost(error) },
+      {
+        fact: (fact) => this.#heard(fact),
+        lost: (error) => (this.released ? this.#settled.reject(error) : this.#giveUp(lost(this.request.target, error))),
+      },
       this.#limits,
     );
     this.#convergence = new Convergence(
@@ -105,7 +109,7 @@ export class SourceJob implements MoveJob, SourceSteps {
 
   /** Resolves at the job's end, or earlier when it is in doubt and nobody answers. */
   get answer(): Promise<MoveProgress> {
-    return Promise.race([this.done, this.#doubt.promise]);
+    return Promise.race([this.done, this.#doubted.promise]);
   }
 
   watch(listener: (progress: MoveProgress) => void): () => void {
@@ -158,7 +162,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     } catch (error) {
       return await this.#failed(error);
     } finally {
-      clearTimeout(this.#doubtTimer);
+      this.#doubt[Symbol.dispose]();
       this.#turn?.[Symbol.dispose]();
       await this.#copy?.close();
       this.#sender.end();
@@ -194,8 +198,9 @@ export class SourceJob implements MoveJob, SourceSteps {
       });
     // The guest runs while the target sets the links up; what it dirties meanwhile is a round of its own, with nothing of it left on the way.
     await this.#sender.send(frameType.wirings, Buffer.from(JSON.stringify(await currentWirings(this.vm))));
+    if (this.vm.file) await this.#tellSpec(this.vm.file.spec);
     await this.vm.journal.writeOut({ state: "OPEN" });
-    if (this.vm.file) rehearse({ attempt: this.m, epochTarget: out.epochTarget, ...this.vm.file });
+    rehearse(this.m, out.epochTarget);
     for (let verdict = await this.#round("scan", "freeze"); verdict.next === "round"; ) verdict = await this.#round("scan", "freeze");
     await this.#sender.drained(0);
     sweep();
@@ -222,14 +227,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     const { out } = journal.value;
     const page0 = this.#copy?.page0;
     if (!out || !file || !this.#copy || !page0) throw new Error("nothing to release");
-    const message = {
-      m: this.m,
-      digest: await this.#sender.digest(),
-      epoch: out.epochTarget,
-      spec: file.spec,
-      owner: file.owner,
-      diskBlocks: this.#copy.blocks,
-    };
+    await this.#tellSpec(file.spec);
+    const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks: this.#copy.blocks };
     if (!this.released) {
       this.#abort.signal.throwIfAborted();
       await this.#control().say("release", { attempt: this.m });
@@ -238,8 +237,7 @@ export class SourceJob implements MoveJob, SourceSteps {
       this.#standstill.mark("released");
       await heldAt(this.vm.context, "released");
     }
-    // A guest waits for it: to pack and unpack so little takes longer than to send it.
-    await this.#sender.send(frameType.final, encodeFinal(message, page0), "plain");
+    await this.#sender.send(frameType.final, encodeFinal(message, page0), "soon");
     const { control } = this.#live ?? {};
     // Not before it is on its way.
     if (control) setImmediate(() => passFrames(control, file.spec, this.#way.target.address, this.#sender.ports));
@@ -306,6 +304,12 @@ export class SourceJob implements MoveJob, SourceSteps {
     return verdict;
   }
 
+  async #tellSpec(spec: VmSpec): Promise<void> {
+    if (spec === this.#spec) return;
+    this.#spec = spec;
+    await this.#sender.send(frameType.spec, Buffer.from(JSON.stringify(spec)));
+  }
+
   async #copied(how: ScanKind): Promise<{ scanMs: number }> {
     if (!this.#copy) throw new Error("nothing to copy from");
     return await this.#copy.once(how, () => {
@@ -328,11 +332,6 @@ export class SourceJob implements MoveJob, SourceSteps {
       if (!this.released) this.#giveUp(gaveUp(this.request.target.host, fact.reason));
       else if (mayReturn(out, fact)) this.#settled.resolve(fact);
     }
-  }
-
-  #lost(error: Error): void {
-    if (!this.released) this.#giveUp(lost(this.request.target, error));
-    else this.#settled.reject(error);
   }
 
   #giveUp(error: Error): void {
@@ -372,12 +371,10 @@ export class SourceJob implements MoveJob, SourceSteps {
   }
 
   #waitForDoubt(): void {
-    const afterMs = doubtAfterMs + (2 * 8 * lateBytes) / (1000 * (this.request.policy.bandwidthMbps ?? Infinity));
-    const silence = `nothing was heard of it for ${Math.round(afterMs / 1000)} s after the release`;
-    this.#doubtTimer = setTimeout(() => {
+    this.#doubt.begin(lateBytes, this.request.policy.bandwidthMbps, (silence) => {
       this.#watchers.tellAll();
-      this.#doubt.resolve(this.#report(inDoubt(this.request.target.host, silence)));
-    }, afterMs);
+      this.#doubted.resolve(this.#report(inDoubt(this.request.target.host, silence)));
+    });
   }
 
   #result(result: LastMigration["result"], error?: string): LastMigration {

@@ -8,7 +8,7 @@ export const frameType = {
   memory: 10,
   disk: 11,
   wirings: 12,
-  round: 13,
+  spec: 13,
   final: 14,
 } as const;
 export type FrameType = (typeof frameType)[keyof typeof frameType];

@@ -19,7 +19,7 @@ import { answerAttempt } from "./courier";
 import { decideTarget } from "./decide";
 import { heldAt } from "./holds";
 import type { MoveJob } from "./job";
-import { decodeFinal, type Fact, parseMessage, wiringsMessage } from "./messages";
+import { decodeFinal, type Fact, parseMessage, specMessage, wiringsMessage } from "./messages";
 import { Receiver } from "./receiver";
 import { rehearse, sweep } from "./rehearse";
 import { sayGone, settleIncoming } from "./settle";
@@ -48,6 +48,8 @@ export class TargetJob implements MoveJob {
   /** `go` is on its way: its outcome, not a refusal, decides. */
   #going = false;
   #started = false;
+  /** The VM as its source knew it last. */
+  #spec: MoveNeeds["spec"] | undefined;
   #over = false;
   #refusal: Promise<void> | undefined;
   /** The guest runs, but SETTLED could not be written yet. */
@@ -122,7 +124,7 @@ export class TargetJob implements MoveJob {
     job.#disk = await DiskSink.open(vm.paths.disk, await overlayVirtualBytes(vm.paths.disk));
     vm.adopt(live);
     vm.job = job;
-    rehearse(needs);
+    rehearse(attempt, epochTarget);
     undo.commit();
     return job;
   }
@@ -223,7 +225,8 @@ export class TargetJob implements MoveJob {
     } else if (type === frameType.disk) await this.#disk?.apply(payload);
     else if (type === frameType.wirings) await this.#wire(payload);
     else if (type === frameType.final) await this.#final(payload, digest());
-    else if (type !== frameType.round) throw new StreamError(`a source does not send frames of type ${type}`);
+    else if (type === frameType.spec) this.#takeSpec(parseMessage(specMessage, payload));
+    else throw new StreamError(`a source does not send frames of type ${type}`);
   }
 
   /** The links' keys are in the waiting process before the guest freezes. */
@@ -248,6 +251,11 @@ export class TargetJob implements MoveJob {
     sweep();
   }
 
+  #takeSpec(spec: MoveNeeds["spec"]): void {
+    if (spec.uuid !== this.needs.spec.uuid) throw new StreamError("the spec is of another VM");
+    this.#spec = spec;
+  }
+
   /** The last byte: check, let it run, and tell. Nothing is waited for that is not needed to run. */
   async #final(payload: Buffer, digest: string): Promise<void> {
     await heldAt(this.vm.context, "go");
@@ -255,7 +263,8 @@ export class TargetJob implements MoveJob {
     if (this.#over) return;
     const { message, page0 } = decodeFinal(payload);
     if (message.m !== this.m || message.epoch !== this.needs.epochTarget) throw new StreamError("the last frame is of another attempt");
-    if (message.spec.uuid !== this.needs.spec.uuid) throw new StreamError("the last frame is of another VM");
+    const spec = this.#spec;
+    if (!spec) throw new StreamError("the last frame came before the VM's spec");
     if (message.digest !== digest) throw new StreamError("the digest over all frames is wrong");
     if (message.diskBlocks !== this.#disk?.blocks)
       throw new StreamError(`${message.diskBlocks} disk blocks should be here, ${this.#disk?.blocks ?? 0} are`);
@@ -272,7 +281,7 @@ export class TargetJob implements MoveJob {
     // Not awaited by the stream: the source's facts must be heard meanwhile. And the guest goes first: it may share its CPU with what follows.
     setTimeout(() => {
       this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, writtenMs, runningMs }, "the guest runs here");
-      void this.#settle(message.spec);
+      void this.#settle(spec);
     }, guestsTurnMs);
   }
 
