@@ -15,10 +15,10 @@ const reportFd = 3;
 const startLimitMs = 25_000;
 
 /**
- * Garbage is collected by the thread that made it, when it does: V8's helpers would take turns of whole scheduler ticks after a move's last words,
- * when the guest has frames to answer.
+ * V8 without its helpers: they would take the CPU from a guest that freezes or goes on. Garbage is collected by the thread that made it, when it does; and
+ * nothing is optimized, since a move is over before that pays (docs/decisions/who-goes-first.md).
  */
-const nodeOptions = ["--single-threaded-gc"];
+const nodeOptions = ["--single-threaded-gc", "--no-opt", "--no-maglev"];
 
 /** Starts this program again, in a session of its own, and awaits its word. */
 export async function startDaemon(argv: readonly string[], stateDir: string): Promise<Announcement> {

@@ -43,6 +43,8 @@ const connectTries = 5;
 const reconnectAfterReleaseMs = 600_000;
 /** Sent but not applied when the deciding word may change: one round trip's worth on a slow link. */
 const lateBytes = 128 << 10;
+/** Pages that are marked as changed, of which most have not, or by a few words: less than `lateBytes` in nearly all cases. */
+const fewPages = 256;
 
 /** One outgoing attempt, from `move.start` to its end. */
 export class SourceJob implements MoveJob, SourceSteps {
@@ -63,6 +65,8 @@ export class SourceJob implements MoveJob, SourceSteps {
   readonly #convergence: Convergence;
   #turn: Disposable | undefined;
   #copy: CopyOut | undefined;
+  /** The pass over what changed last, begun at the freeze. */
+  #last: Promise<{ scanMs: number }> | undefined;
   /** As the target knows it. */
   #spec: VmSpec | undefined;
   readonly #standstill = new Standstill();
@@ -201,9 +205,10 @@ export class SourceJob implements MoveJob, SourceSteps {
     if (this.vm.file) await this.#tellSpec(this.vm.file.spec);
     await this.vm.journal.writeOut({ state: "OPEN" });
     rehearse(this.m, out.epochTarget);
+    // Other threads do a part of it: they have one more round to get done.
+    sweep();
     for (let verdict = await this.#round("scan", "freeze"); verdict.next === "round"; ) verdict = await this.#round("scan", "freeze");
     await this.#sender.drained(0);
-    sweep();
   }
 
   async freeze(): Promise<void> {
@@ -212,23 +217,27 @@ export class SourceJob implements MoveJob, SourceSteps {
     await this.#convergence.lift();
     this.#standstill.begin();
     // Asked for first: the scanner begins when the guest stands, and need not hear of that from here.
-    const last = this.#copied("scan frozen");
-    last.catch(() => undefined);
-    await this.#control().say("freeze", { attempt: this.m, deadmanMs }, deadmanMs);
+    this.#last = this.#copied("scan frozen");
+    this.#last.catch(() => undefined);
+    const { dirtyPages } = await this.#control().say("freeze", { attempt: this.m, deadmanMs }, deadmanMs);
     this.#standstill.mark("frozen");
-    const { scanMs } = await last;
-    this.#standstill.mark(`last pages and blocks read, ${scanMs.toFixed(1)} of it comparing`);
+    // For so few the deciding word need not wait.
+    if (Number(dirtyPages ?? Infinity) <= fewPages) return;
+    await this.#lastRead();
     await this.#sender.drained(lateBytes);
     this.#standstill.mark("almost all of it there");
+  }
+
+  async #lastRead(): Promise<void> {
+    const last = await this.#last;
+    if (last) this.#standstill.mark(`last pages and blocks read, ${last.scanMs.toFixed(1)} of it comparing`);
+    this.#last = undefined;
   }
 
   async release(): Promise<void> {
     const { file, journal } = this.vm;
     const { out } = journal.value;
-    const page0 = this.#copy?.page0;
-    if (!out || !file || !this.#copy || !page0) throw new Error("nothing to release");
-    await this.#tellSpec(file.spec);
-    const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks: this.#copy.blocks };
+    if (!out || !file || !this.#copy) throw new Error("nothing to release");
     if (!this.released) {
       this.#abort.signal.throwIfAborted();
       await this.#control().say("release", { attempt: this.m });
@@ -237,6 +246,11 @@ export class SourceJob implements MoveJob, SourceSteps {
       this.#standstill.mark("released");
       await heldAt(this.vm.context, "released");
     }
+    await this.#lastRead();
+    await this.#tellSpec(file.spec);
+    const { page0, blocks: diskBlocks } = this.#copy;
+    if (!page0) throw new Error("the copy has no page 0");
+    const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks };
     await this.#sender.send(frameType.final, encodeFinal(message, page0), "soon");
     const { control } = this.#live ?? {};
     // Not before it is on its way.
