@@ -3,6 +3,7 @@
  *
  *   churn touch MIB FILE   touches MIB MiB, says so in FILE, and writes to one page of it every millisecond
  *   churn sparse N FILE    writes to N pages with a gap before each, over and over, checks them, and counts in FILE
+ *   churn hold MIB FILE    checks and rewrites every page of MIB MiB, by itself and by system calls, and counts pages in FILE
  *   churn maps FILE        maps, moves, protects, shares, forks and unmaps, checks what it finds, and counts in FILE
  */
 #define _GNU_SOURCE
@@ -160,8 +161,117 @@ static void sparse(size_t count)
 	}
 }
 
+#define GROUP	16UL
+#define BYTES	(GROUP * PAGE)
+
+static void stamp(void *to, size_t group, uint64_t generation)
+{
+	uint64_t *word = to, i;
+
+	for (i = 0; i < BYTES / 8; i++)
+		word[i] = (generation * 0x9e3779b97f4a7c15ULL + group * 0x2545f4914f6cdd1dULL) ^ i;
+}
+
+static int stamped(const void *at, size_t group, uint64_t generation)
+{
+	const uint64_t *word = at;
+	uint64_t i;
+
+	for (i = 0; i < BYTES / 8; i++)
+		if (word[i] != ((generation * 0x9e3779b97f4a7c15ULL + group * 0x2545f4914f6cdd1dULL) ^ i))
+			return 0;
+	return 1;
+}
+
+static int open_or_fail(const char *name, int flags)
+{
+	int fd = open(name, O_RDWR | O_CREAT | O_TRUNC | flags, 0600);
+
+	if (fd < 0)
+		fail(name, 0);
+	return fd;
+}
+
+/* Out to a file and back into other memory, without looking at what is written. */
+static void there_and_back(int fd, char *at, char *other, size_t group, uint64_t generation)
+{
+	if (pwrite(fd, at, BYTES, BYTES) != BYTES || pread(fd, other, BYTES, BYTES) != BYTES ||
+	    !stamped(other, group, generation))
+		fail("what was written", group);
+}
+
+/* What a file holds, into memory that nobody has looked at. */
+static void into(int fd, char *at)
+{
+	if (pread(fd, at, BYTES, 0) != BYTES || !stamped(at, 0, 77))
+		fail("what was read", 0);
+}
+
+static void all_in_a_child(char *at, size_t groups, const uint64_t *generations)
+{
+	int status, pid = fork();
+	size_t i;
+
+	if (!pid) {
+		for (i = 0; i < groups; i++)
+			if (!stamped(at + i * BYTES, i, generations[i]))
+				_exit(1);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		fail("a child's copy", status);
+}
+
+static void hold(size_t groups)
+{
+	char *at = map(groups * GROUP, MAP_PRIVATE), *other = map(GROUP, MAP_PRIVATE);
+	uint64_t *generations = (void *)map(groups * 8 / PAGE + 1, MAP_PRIVATE), count = 0;
+	int direct = open_or_fail("/root/hold", O_DIRECT), cached = open_or_fail("/run/hold", 0);
+	size_t i;
+
+	if (!at || !other || !generations)
+		fail("mmap", 0);
+	stamp(other, 0, 77);
+	if (pwrite(direct, other, BYTES, 0) != BYTES || pwrite(cached, other, BYTES, 0) != BYTES)
+		fail("pwrite", 0);
+	for (i = 0; i < groups; i++)
+		stamp(at + i * BYTES, i, 0);
+	for (;;) {
+		for (i = 0; i < groups; i++) {
+			char *group = at + i * BYTES;
+
+			switch ((i + count / GROUP / groups) % 6) {
+			case 0:
+				there_and_back(direct, group, other, i, generations[i]);
+				break;
+			case 1:
+				into(direct, group);
+				break;
+			case 2:
+				there_and_back(cached, group, other, i, generations[i]);
+				break;
+			case 3:
+				into(cached, group);
+				break;
+			default:
+				if (!stamped(group, i, generations[i]))
+					fail("memory", i);
+			}
+			stamp(group, i, ++generations[i]);
+			count += GROUP;
+			say("%lu\n", count);
+		}
+		all_in_a_child(at, groups, generations);
+	}
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 4 && !strcmp(argv[1], "hold")) {
+		path = argv[3];
+		hold(strtoul(argv[2], NULL, 10) * (1048576 / BYTES));
+	}
+
 	if (argc == 4 && !strcmp(argv[1], "touch")) {
 		path = argv[3];
 		touch(strtoul(argv[2], NULL, 10) * (1048576 / PAGE));

@@ -21,6 +21,8 @@ export interface Scanned {
   readonly told: number;
   /** Pages that it compared to find those; 0 for a full scan. */
   readonly compared: number;
+  /** Pages that it told as late, in order. */
+  readonly late: readonly number[];
 }
 
 /** `linux tool track`, with a copy of the memory made from nothing but what it tells. */
@@ -59,19 +61,21 @@ export class TrackReader implements AsyncDisposable {
   }
 
   /** @throws Error when it ends: with what it says, as `missed: page N` */
-  async scan(how: "full" | "scan" | "scan frozen"): Promise<Scanned> {
+  async scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): Promise<Scanned> {
+    const late: number[] = [];
     const before = how === "full" ? 0n : this.looked();
     this.child.stdin?.write(`${how}\n`);
     for (;;) {
       const record = await this.read(RECORD_BYTES);
       const [kind, pages, first] = [record.readUInt32LE(0), record.readUInt32LE(4), Number(record.readBigUInt64LE(8))];
-      if (kind === 0) return { told: pages, compared: how === "full" ? 0 : Number(this.looked() - before) };
+      if (kind === 0) return { told: pages, compared: how === "full" ? 0 : Number(this.looked() - before), late };
       if (kind === 1) (await this.read(pages * PAGE)).copy(this.copy, first * PAGE);
       else if (kind === 3) {
         const words = await this.read(Number((await this.read(8)).readBigUInt64LE(0)));
         checkWords(words, pages);
         putWords(this.copy.subarray(first * PAGE, (first + pages) * PAGE), words, 0);
-      } else this.copy.fill(0, first * PAGE, (first + pages) * PAGE);
+      } else if (kind === 4) for (let page = first; page < first + pages; page++) late.push(page);
+      else this.copy.fill(0, first * PAGE, (first + pages) * PAGE);
     }
   }
 

@@ -30,7 +30,7 @@ export async function startLoad(vm: Vm): Promise<void> {
 }
 
 /** Starts ../guest/churn.c in it and waits until that is at work. */
-export async function startChurn(vm: Vm, what: "maps" | "touch" | "sparse", ...words: readonly number[]): Promise<void> {
+export async function startChurn(vm: Vm, what: "maps" | "touch" | "sparse" | "hold", ...words: readonly number[]): Promise<void> {
   await vm.shell(
     `mount -t tmpfs tmpfs /run 2>/dev/null; (churn ${what} ${words.join(" ")} /run/churn </dev/null >/dev/null 2>&1 &); until [ -s /run/churn ]; do sleep 0.05; done`,
     120_000,
