@@ -189,7 +189,7 @@ export interface MovePrediction {
   readonly downtimeMs: number;
   readonly rounds: number;
   /** What it takes where the guest outruns the link; absent where it does not. */
-  readonly how?: "throttled" | "a longer downtime" | "it would be given up";
+  readonly how?: "throttled" | "a longer downtime" | "post-copy" | "it would be given up";
 }
 const plan = z.object({ vm: z.uuid(), to: z.object({ host: name, agentId: z.string() }), policy: migrationPolicy });
 /** Source: what a move there would need and come to. Changes nothing. */
@@ -269,7 +269,7 @@ export const moveFacts = method<typeof vmRef, { facts: MoveFacts[] }>("move.fact
 const tell = z.object({
   vm: z.uuid(),
   attempt: z.string(),
-  fact: z.enum(["QUERY", "ABORTED", "CLOSED", "SETTLED", "GONE"]),
+  fact: z.enum(["QUERY", "LOST", "ABORTED", "CLOSED", "SETTLED", "GONE"]),
   journalId: z.string(),
   /** With CLOSED. */
   result: lastMigration.optional(),

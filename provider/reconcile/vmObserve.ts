@@ -74,7 +74,7 @@ export async function relay(vm: string, { sightings }: Observation, { query }: {
       const target = sightings.find((one) => one.host === out.peer?.host && one !== source);
       if (!target) continue;
       const inward = target.facts.find((fact) => fact.attempt === out.attempt && fact.in !== undefined);
-      const tell = async (to: Sighting, fact: "QUERY" | "ABORTED" | "CLOSED" | "SETTLED" | "GONE", journalId: string) => {
+      const tell = async (to: Sighting, fact: "QUERY" | "LOST" | "ABORTED" | "CLOSED" | "SETTLED" | "GONE", journalId: string) => {
         told = true;
         const result = fact === "CLOSED" && out.result ? { result: out.result } : {};
         return await to.reached.agent.call(moveTell, { vm, attempt: out.attempt, fact, journalId, ...result });
@@ -85,8 +85,8 @@ export async function relay(vm: string, { sightings }: Observation, { query }: {
       if (out.out !== "OPEN") continue;
       if (inward?.in === "SETTLED" || inward?.in === "GONE") await tell(source, inward.in, inward.journalId);
       else if (query) {
-        // T refuses if it has not started, and says so for good: only then may S go on.
-        const { facts } = await tell(target, "QUERY", out.journalId);
+        // T refuses if it has not started (and of a source without its memory, if it lacks pages), and says so for good: only then may S go on.
+        const { facts } = await tell(target, out.header === "none" ? "LOST" : "QUERY", out.journalId);
         const answer = facts.find((fact) => fact.attempt === out.attempt && (fact.in === "SETTLED" || fact.in === "GONE"));
         if (answer?.in === "SETTLED" || answer?.in === "GONE") await tell(source, answer.in, answer.journalId);
       }

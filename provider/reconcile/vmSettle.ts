@@ -5,6 +5,7 @@ import { AgentError } from "../transport/errors";
 import type { Row } from "./engine";
 import { ReconcileError } from "./errors";
 import type { Fleet } from "./fleet";
+import { fillingTarget, finishFilling } from "./vmFill";
 import { isPastReturn, type Observation, observe, openAttempts, overrule, relay, type Sighting } from "./vmObserve";
 
 interface Unsettled {
@@ -51,6 +52,8 @@ async function end(job: Unsettled, source: Sighting, fact: MoveFacts, seen: Obse
   const { attempt } = fact;
   job.row.progress(`finishing the move to ${fact.peer?.host ?? "another host"} that an earlier run began`);
   if (!isPastReturn(fact) && (await cancelled(job.vm, source, attempt))) return;
+  const partial = fact.header === "released" ? fillingTarget(seen, attempt) : undefined;
+  if (partial) return await finishFilling(job, source, partial, attempt);
   const ended = await source.reached.agent
     .call(moveWatch, { vm: job.vm, attempt }, { timeoutMs: settleMs })
     .catch((error: unknown) => (error instanceof AgentError ? undefined : Promise.reject(error)));

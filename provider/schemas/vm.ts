@@ -23,10 +23,12 @@ export const migrationPolicy = z.strictObject({
   deadlineS: z.number().positive().optional(),
   /**
    * What is done where the guest changes its memory faster than the link carries it. `throttle`: the guest's own time runs slower, then as `extend`;
-   * `extend`: a longer downtime is allowed, doubled step by step, up to the deadline; `abort`: the move fails and the guest runs on untouched.
+   * `extend`: a longer downtime is allowed, doubled step by step, up to the deadline; `postcopy`: the guest goes on at once, and what it still lacks is
+   * fetched when it touches it, the rest behind that: until all is there it needs both hosts and the link between them (as `extend` where the host's kernel
+   * cannot tell what changes); `abort`: the move fails and the guest runs on untouched.
    * @default throttle
    */
-  onNoConvergence: z.enum(["throttle", "extend", "abort"]).optional(),
+  onNoConvergence: z.enum(["throttle", "extend", "postcopy", "abort"]).optional(),
 });
 export type MigrationPolicy = z.infer<typeof migrationPolicy>;
 

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
 import { expect } from "chai";
+import { decodePages, decodeRanges, encodePages, encodeRanges } from "../../provider/agent/migration/lacks";
 import {
   decodeFinal,
   encodeFinal,
@@ -42,9 +43,12 @@ function sample(): Frame[] {
   memory.add({ first: 5, count: 2, data: Buffer.alloc(8192, 7) });
   memory.add({ first: 100, count: 3, data: null });
   memory.add({ first: 200, count: 4, data: null, image: 9 });
+  memory.add({ first: 300, count: 9, data: null, isLate: true });
+  const late = new RunBatch(4096);
+  late.add({ first: 301, count: 2, data: Buffer.alloc(8192, 9) });
   const disk = new RunBatch(65536);
   disk.add({ first: 3, count: 1, data: Buffer.alloc(65536, 1) });
-  const final = encodeFinal({ m, digest: "0".repeat(64), epoch: 2, diskBlocks: 1 }, Buffer.alloc(4096, 1));
+  const final = encodeFinal({ m, digest: "0".repeat(64), epoch: 2, latePages: 9, diskBlocks: 1 }, Buffer.alloc(4096, 1));
   const bytes = Buffer.concat([
     encodeStreamJson(frameType.hello, 0, { protocol: 3, m, vm: spec.uuid, stream: "ab" }),
     encodeStreamFrame(frameType.memory, 1, memory.take()),
@@ -52,7 +56,17 @@ function sample(): Frame[] {
     encodeStreamJson(frameType.wirings, 3, []),
     encodeStreamJson(frameType.fact, 0, { fact: "ABORTED", m, journalId: "j" }),
     encodeStreamJson(frameType.spec, 4, spec),
-    encodeStreamFrame(frameType.final, 5, zstdCompressSync(final), 1),
+    encodeStreamFrame(
+      frameType.lacks,
+      0,
+      encodeRanges([
+        { first: 1, count: 4 },
+        { first: 9, count: 70 },
+      ]).payload,
+    ),
+    encodeStreamFrame(frameType.wants, 0, encodePages([3, 70])),
+    encodeStreamFrame(frameType.late, 5, late.take()),
+    encodeStreamFrame(frameType.final, 6, zstdCompressSync(final), 1),
   ]);
   return new StreamDecoder().push(bytes);
 }
@@ -63,6 +77,9 @@ function read(frame: Frame, sink: MemorySink): void {
   if (frame.type === frameType.memory) sink.apply(payload);
   else if (frame.type === frameType.disk) decodeRuns(payload, 65536, 1024);
   else if (frame.type === frameType.final) decodeFinal(payload);
+  else if (frame.type === frameType.late) decodeRuns(payload, 4096, pages, 64);
+  else if (frame.type === frameType.lacks) decodeRanges(payload, pages);
+  else if (frame.type === frameType.wants) decodePages(payload, pages);
   else if (frame.type === frameType.ack) payload.readBigUInt64BE(0);
   else {
     const schema = { [frameType.hello]: helloMessage, [frameType.ready]: readyMessage, [frameType.fact]: factMessage }[frame.type as 1];

@@ -97,3 +97,14 @@ export function parseStats(fields: Fields, spec: VmSpec, wirings: readonly Wirin
     };
   });
 }
+
+/** Brings a process that was told of `before` to `now`. A key that it has is not set again: that would use nonces twice. */
+export async function rewire(control: Control, spec: VmSpec, before: readonly Wiring[], now: readonly Wiring[]): Promise<void> {
+  for (const wiring of now) {
+    const index = spec.nics.findIndex((nic) => nic.name === wiring.nic);
+    const old = before.find((one) => one.nic === wiring.nic);
+    if (index < 0) continue;
+    if (old?.key === wiring.key && old.keyId === wiring.keyId && old.link === wiring.link) await setPeer(control, index, wiring.peer);
+    else await setLink(control, index, wiring);
+  }
+}

@@ -5,8 +5,8 @@ import { setLink } from "../link/wire";
 import { killProcess } from "../vm/process";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
+import { forgetIfNothingStays } from "./forget";
 import { returnCopy } from "./return";
-import { forgetIfNothingStays } from "./target";
 
 /** No number of moves comes near it: what was recovered is above all that a lost copy's side may burn. */
 export const floorJump = 1 << 16;

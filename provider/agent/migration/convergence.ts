@@ -1,12 +1,12 @@
 import type { MigrationPolicy } from "../../schemas/vm";
 import { AgentFault } from "../errors";
-import { judge, measurableBytes, plainCourse, type Round, roundPolicyOf, type Verdict } from "./rounds";
+import { judge, measurableBytes, plainCourse, type Round, type RoundPolicy, roundPolicyOf, type Verdict } from "./rounds";
 import { Throttle, type Throttled } from "./throttle";
 
 /** The rounds of one move, and what is done where they do not get smaller. */
 export class Convergence {
   readonly rounds: Round[] = [];
-  readonly #policy;
+  #policy: RoundPolicy;
   readonly #throttle: Throttle;
   readonly #limitMbps: number;
   #course;
@@ -24,6 +24,11 @@ export class Convergence {
     this.#limitMbps = policy.bandwidthMbps ?? Infinity;
     this.#course = plainCourse(this.#policy);
     this.#throttle = new Throttle(control, this.#policy.maxDowntimeMs, warn);
+  }
+
+  /** Whether post-copy is possible; where it is not, longer downtimes are what is left. */
+  set mayBeLate(may: boolean) {
+    if (!may && this.#policy.onNoConvergence === "postcopy") this.#policy = { ...this.#policy, onNoConvergence: "extend" };
   }
 
   /** The deadline counts from here: not while others go first. */
@@ -56,7 +61,7 @@ export class Convergence {
       `move to ${this.target}`,
       `it does not converge (${why === "deadline" ? `deadlineS is ${this.#policy.deadlineMs / 1000}` : "rounds do not get smaller"}): the guest changes ${mbps(dirtyRate)} of its memory and disk, the link carries ${mbps(linkRate)}${estimate}, maxDowntimeMs is ${this.#policy.maxDowntimeMs}`,
       {
-        next: 'the VM runs on here; set `migration.onNoConvergence` to "throttle" or "extend", raise `maxDowntimeMs` or `bandwidthMbps`, or move it when it is quieter',
+        next: 'the VM runs on here; set `migration.onNoConvergence` to "throttle", "extend" or "postcopy", raise `maxDowntimeMs` or `bandwidthMbps`, or move it when it is quieter',
       },
     );
   }

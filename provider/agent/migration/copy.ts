@@ -10,13 +10,15 @@ import { pageBytes } from "./sinks";
 import { frameType } from "./stream";
 import { Tracking } from "./tracking";
 
-/** All that is present; what changed since; the same as soon as the guest stands, and its page 0. */
-export type ScanKind = "full" | "scan" | "scan frozen";
+/** All that is present; what changed since; the same as soon as the guest stands, and its page 0; of that, what may travel late only by its numbers. */
+export type ScanKind = "full" | "scan" | "scan frozen" | "scan frozen late";
 
 /** A source's copy on its way out: looks for what changed, and sends it. */
 export class CopyOut {
   /** The header as it was at the freeze. */
   page0: Buffer | undefined;
+  /** Pages that were named only. */
+  latePages = 0;
 
   private constructor(
     private readonly vm: Vm,
@@ -42,6 +44,11 @@ export class CopyOut {
     return copy;
   }
 
+  /** Whether the last pass may leave something for later. */
+  get mayBeLate(): boolean {
+    return this.tracking?.mayBeLate === true;
+  }
+
   /** How many blocks the overlay held at the last pass. */
   get blocks(): number {
     return this.disk.allocated;
@@ -55,6 +62,7 @@ export class CopyOut {
     let step = await scan.next();
     for (; !step.done; step = await scan.next()) {
       const run = this.#withoutPage0(step.value, how);
+      if (run?.isLate) this.latePages += run.count;
       // What changed again is seldom what the image has, and to look for it takes time.
       const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
       for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, how, sent);
@@ -90,12 +98,14 @@ export class CopyOut {
   /** The header travels with the last frame only. */
   #withoutPage0(run: Run, how: ScanKind): Run | undefined {
     if (run.first !== 0) return run;
-    if (how === "scan frozen" && run.data) this.page0 = Buffer.from(run.data.subarray(0, pageBytes));
+    if (isLast(how) && run.data) this.page0 = Buffer.from(run.data.subarray(0, pageBytes));
     return run.count === 1 ? undefined : { ...run, first: 1, count: run.count - 1, data: run.data?.subarray(pageBytes) ?? null };
   }
 
   async #send(type: typeof frameType.memory | typeof frameType.disk, batch: RunBatch, how: ScanKind, sent: () => void): Promise<void> {
-    await this.sender.send(type, batch.take(), how === "scan frozen" ? "soon" : "small");
+    await this.sender.send(type, batch.take(), isLast(how) ? "soon" : "small");
     sent();
   }
 }
+
+const isLast = (how: ScanKind): boolean => how === "scan frozen" || how === "scan frozen late";

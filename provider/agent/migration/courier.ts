@@ -3,10 +3,10 @@ import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
 import type { CopyState } from "./decide";
 import { decideTarget } from "./decide";
+import { forgetIfNothingStays } from "./forget";
 import type { Outgoing } from "./journal";
 import { returnCopy } from "./return";
 import { sayGone, settleIncoming } from "./settle";
-import { forgetIfNothingStays } from "./target";
 
 /** The journal's slot is small; who asks about more unknown attempts than this does not ask in earnest. */
 const maxStrangers = 20;
@@ -19,9 +19,9 @@ export async function answerAttempt(
   vms: Vms,
   uuid: string,
   m: string,
-  asked: "QUERY" | "ABORTED",
+  asked: "QUERY" | "LOST" | "ABORTED",
 ): Promise<"SETTLED" | "GONE" | undefined> {
-  const vm = vms.get(uuid) ?? (asked === "QUERY" ? await vms.make(uuid, 0) : undefined);
+  const vm = vms.get(uuid) ?? (asked !== "ABORTED" ? await vms.make(uuid, 0) : undefined);
   if (!vm) return "GONE";
   using _turn = await vm.turn.lock();
   // The same word may come twice at once, by the stream and by a courier: the first may have left nothing of it.
@@ -34,12 +34,14 @@ export async function answerAttempt(
     return "GONE";
   }
   const header: CopyState = record.state === "RESERVED" ? await vm.copyState() : "none";
-  const step = decideTarget(record.state, header);
+  const step = decideTarget(record.state, header, vm.live !== undefined);
   if (step === "say-settled") return "SETTLED";
   if (step === "settle") {
     await settleIncoming(vm, m);
     return "SETTLED";
   }
+  // The guest runs here and waits for what its source has.
+  if (step === "fill" && asked !== "LOST") return undefined;
   if (step !== "none") {
     await sayGone(vm, m);
     await vm.dropState();

@@ -6,7 +6,7 @@ export type CopyState = "part" | "run" | "runPartial" | "frozen" | "released" | 
 /** What a source's agent does at start, and whenever an attempt has no job. */
 export type SourceStep = "abort" | "thaw-and-abort" | "restore-and-abort" | "finish" | "ask" | "retire" | "none";
 /** What a target's agent does at start, and whenever it is asked. */
-export type TargetStep = "wait" | "settle" | "say-gone" | "say-settled" | "none";
+export type TargetStep = "wait" | "fill" | "settle" | "say-gone" | "say-settled" | "none";
 
 interface SourceRow {
   readonly out: Outgoing["state"];
@@ -51,20 +51,26 @@ export function decideSource(out: Outgoing["state"], header: CopyState, alive: b
 interface TargetRow {
   readonly in: Incoming["state"];
   readonly header: readonly CopyState[] | "any";
+  /** Whether the VM's process lives; undefined: it does not matter. */
+  readonly alive?: boolean;
   readonly step: TargetStep;
 }
 
 /** The target's side: from (in[m], header) alone, never from the journal alone. */
 export const targetTable: readonly TargetRow[] = [
   { in: "RESERVED", header: ["part"], step: "wait" },
-  { in: "RESERVED", header: ["run", "runPartial", "haltedByGuest", "frozen"], step: "settle" },
+  { in: "RESERVED", header: ["run", "haltedByGuest", "frozen"], step: "settle" },
+  // It runs and lacks pages that only the source has; one that died is no copy.
+  { in: "RESERVED", header: ["runPartial"], alive: true, step: "fill" },
   { in: "RESERVED", header: "any", step: "say-gone" },
   { in: "SETTLED", header: "any", step: "say-settled" },
   { in: "GONE", header: "any", step: "none" },
 ];
 
-export function decideTarget(state: Incoming["state"], header: CopyState): TargetStep {
-  const row = targetTable.find((r) => r.in === state && (r.header === "any" || r.header.includes(header)));
+export function decideTarget(state: Incoming["state"], header: CopyState, alive: boolean): TargetStep {
+  const row = targetTable.find(
+    (r) => r.in === state && (r.header === "any" || r.header.includes(header)) && (r.alive === undefined || r.alive === alive),
+  );
   if (!row) throw new Error(`no rule for a target with ${state} and a copy in ${header}`);
   return row.step;
 }

@@ -16,6 +16,7 @@ export class Doubt implements Disposable {
   /** @param lastBytes that may still be on their way */
   begin(lastBytes: number, bandwidthMbps: number | undefined, say: (silence: string) => void): void {
     const afterMs = silenceMs + (2 * 8 * lastBytes) / (1000 * (bandwidthMbps ?? Infinity));
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => say(`nothing was heard of it for ${Math.round(afterMs / 1000)} s after the release`), afterMs);
   }
 

@@ -1,5 +1,6 @@
 import type { MoveProgress } from "../../protocol/methods";
 import type { Wiring } from "../../schemas/link";
+import type { MigrationPolicy } from "../../schemas/vm";
 
 /** A move under way in this agent, as the rest of the agent sees it. */
 export interface MoveJob {
@@ -11,4 +12,12 @@ export interface MoveJob {
   processEnded(note: string): void;
   /** A link of the VM was changed here: the other side must have it too. */
   wiringsChanged(wirings: readonly Wiring[]): void;
+}
+
+/** What a source is asked for. */
+export interface SourceRequest {
+  readonly attempt: string;
+  readonly key: Buffer;
+  readonly policy: MigrationPolicy;
+  readonly target: { readonly host: string; readonly address: string; readonly port: number };
 }

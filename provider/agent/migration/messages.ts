@@ -19,15 +19,18 @@ export const readyMessage = z.strictObject({
   received: z.int().min(0),
   /** Where the VM's NICs will be heard, by their names: frames that still come to the source are passed on there. */
   ports: z.record(z.string(), z.int().min(1).max(65535)).optional(),
+  /** The guest runs there, and lacks pages still: nothing else is taken any more. */
+  isFilling: z.boolean().optional(),
 });
 
-/** migration-protocol.md, "Facts". STARTED and FAULT inform; they decide nothing. */
+/** migration-protocol.md, "Facts". STARTED and FAULT inform; they decide nothing. LOST is QUERY by a source that has no copy any more. */
 export const factMessage = z.strictObject({
-  fact: z.enum(["STARTED", "SETTLED", "GONE", "FAULT", "ABORTED", "QUERY", "CLOSED"]),
+  fact: z.enum(["STARTED", "SETTLED", "GONE", "FAULT", "ABORTED", "QUERY", "LOST", "CLOSED"]),
   m: z.string(),
   journalId: z.string(),
-  /** With STARTED: what the resume took on the target. */
+  /** With STARTED: what the resume took on the target, and how many pages the guest still lacks there. */
   resumeMs: z.number().optional(),
+  missing: z.int().optional(),
   /** With GONE and FAULT: why. */
   reason: z.string().optional(),
   /** With CLOSED: how the move went, for the VM's new host to keep. */
@@ -43,6 +46,8 @@ export const finalMessage = z.strictObject({
   epoch: z.int(),
   /** Blocks that the overlay holds. */
   diskBlocks: z.int(),
+  /** Pages that come when the guest runs. */
+  latePages: z.int(),
 });
 export type FinalMessage = z.infer<typeof finalMessage>;
 

@@ -10,7 +10,8 @@ import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
 import { overrule, recoverByHand } from "./byHand";
 import { answerAttempt, tellSource } from "./courier";
-import { decideStart, mayReturn, whyNotBegin, whyNotOffer } from "./decide";
+import { decideStart, decideTarget, mayReturn, whyNotBegin, whyNotOffer } from "./decide";
+import { closeIncoming } from "./forget";
 import { MoveListener } from "./listener";
 import { linkRateOf, observeVm, predict } from "./predict";
 import { lacksFor, preflight } from "./preflight";
@@ -18,7 +19,7 @@ import { MoveQueue } from "./queue";
 import { recoverAll, recoverSource } from "./recover";
 import { SourceJob } from "./source";
 import { encodeStreamJson, type Frame, frameType, type StreamDecoder } from "./stream";
-import { closeIncoming, TargetJob } from "./target";
+import { TargetJob } from "./target";
 
 /** How long an attempt that is over is still answered on its own key. */
 const answersForMs = 60_000;
@@ -137,7 +138,7 @@ export class Moves {
     const { journalId } = this.context;
     const vm = this.vms.get(needs.spec.uuid);
     if (vm?.journal.incoming(needs.attempt)) {
-      const job = this.#targets.get(needs.attempt);
+      const job = this.#targets.get(needs.attempt) ?? (await this.#takeUp(vm, needs, key));
       if (job) job.key = key;
       return { port: await this.#listener.admit(needs.attempt, key), journalId, missing: [] };
     }
@@ -153,14 +154,7 @@ export class Moves {
     if (missing.length > 0) return { port: 0, journalId, missing };
     const port = await this.#listener.admit(needs.attempt, key);
     try {
-      this.#targets.set(
-        needs.attempt,
-        await TargetJob.reserve(this.vms, needs, key, () => {
-          this.#targets.delete(needs.attempt);
-          // A source whose connection broke may still come and ask: it gets its answer for a while.
-          setTimeout(() => this.#listener.dismiss(needs.attempt), answersForMs).unref();
-        }),
-      );
+      this.#targets.set(needs.attempt, await TargetJob.reserve(this.vms, needs, key, () => this.#over(needs.attempt)));
     } catch (error) {
       this.#listener.dismiss(needs.attempt);
       throw error;
@@ -266,7 +260,7 @@ export class Moves {
   async tell(word: {
     vm: string;
     attempt: string;
-    fact: "QUERY" | "ABORTED" | "CLOSED" | "SETTLED" | "GONE";
+    fact: "QUERY" | "LOST" | "ABORTED" | "CLOSED" | "SETTLED" | "GONE";
     journalId: string;
     result?: LastMigration | undefined;
   }): Promise<MoveFacts[]> {
@@ -288,6 +282,22 @@ export class Moves {
   end(): void {
     this.#listener.end();
     for (const job of this.#targets.values()) job.end();
+  }
+
+  #over(attempt: string): void {
+    this.#targets.delete(attempt);
+    // A source whose connection broke may still come and ask: it gets its answer for a while.
+    setTimeout(() => this.#listener.dismiss(attempt), answersForMs).unref();
+  }
+
+  /** A guest that an earlier agent let go on here, and that lacks pages. Undefined where it is none. */
+  async #takeUp(vm: Vm, needs: MoveNeeds, key: Buffer): Promise<TargetJob | undefined> {
+    using _turn = await vm.turn.lock();
+    if (vm.job || vm.journal.incoming(needs.attempt)?.state !== "RESERVED") return undefined;
+    if (decideTarget("RESERVED", await vm.copyState(), vm.live !== undefined) !== "fill") return undefined;
+    const job = await TargetJob.takeUp(this.vms, vm, needs, key, () => this.#over(needs.attempt));
+    this.#targets.set(needs.attempt, job);
+    return job;
   }
 
   /** An older attempt that waits here is refused, as a target may at any time before the copy runs: its source has begun another. */

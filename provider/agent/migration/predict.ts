@@ -116,6 +116,18 @@ export function predict(seen: Observed, policy: MigrationPolicy, link: LinkRate)
       if (onNoConvergence === "throttle" && how === undefined && next / bytesPerMs > allowedMs / 2) {
         how = "throttled";
         dirtyPerMs = Math.min(dirtyPerMs, bytesPerMs) / 4;
+      } else if (onNoConvergence === "postcopy") {
+        // What is left follows a guest that runs.
+        const bytes = Math.round(sent + next);
+        return {
+          ...shown(seen),
+          ...link,
+          bytes,
+          seconds: (tookMs + msOf(next)) / 1000,
+          downtimeMs: seen.scanMs + fixedMs,
+          rounds,
+          how: "post-copy",
+        };
       } else if (onNoConvergence === "abort") how = "it would be given up";
       else {
         how = "a longer downtime";

@@ -45,6 +45,8 @@ export class Receiver {
   constructor(
     private readonly events: ReceiverEvents,
     private readonly self: { readonly journalId: string; readonly ports: Readonly<Record<string, number>> },
+    /** An earlier agent took the begin of the stream: it is joined where the source goes on. */
+    private joins = false,
   ) {}
 
   get connected(): boolean {
@@ -52,7 +54,13 @@ export class Receiver {
   }
 
   /** Takes a connection whose HELLO was read. An older one is closed. */
-  async serve(socket: TLSSocket, stream: string, decoder: StreamDecoder, first: readonly Frame[]): Promise<{ anew: boolean }> {
+  async serve(
+    socket: TLSSocket,
+    stream: string,
+    decoder: StreamDecoder,
+    first: readonly Frame[],
+    isFilling: boolean,
+  ): Promise<{ anew: boolean }> {
     this.#socket?.destroy();
     this.#socket = socket;
     socket.pause();
@@ -64,7 +72,7 @@ export class Receiver {
       this.#digest = createHash("sha256");
     }
     this.#taken = this.#applied;
-    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied }));
+    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied, ...(isFilling && { isFilling }) }));
     const take = (frames: readonly Frame[]): void => {
       try {
         for (const frame of frames) this.#take(socket, frame);
@@ -91,6 +99,11 @@ export class Receiver {
     if (this.connected) this.#socket?.write(encodeStreamJson(frameType.fact, 0, fact));
   }
 
+  /** What the guest, which runs, lacks or stands for. */
+  ask(type: typeof frameType.lacks | typeof frameType.wants, payload: Buffer): void {
+    if (this.connected) this.#socket?.write(encodeStreamFrame(type, 0, payload));
+  }
+
   end(): void {
     this.#socket?.end();
     const socket = this.#socket;
@@ -105,6 +118,8 @@ export class Receiver {
     }
     if (this.#failed) return;
     if (frame.sequence === 0) throw new StreamError(`a source does not send frames of type ${frame.type} here`);
+    if (this.joins) this.#applied = this.#taken = frame.sequence - 1;
+    this.joins = false;
     if (frame.sequence <= this.#taken) return;
     if (frame.sequence !== this.#taken + 1) throw new StreamError(`frame ${frame.sequence} came after ${this.#taken}`);
     this.#taken = frame.sequence;

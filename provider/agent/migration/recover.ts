@@ -5,8 +5,8 @@ import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
 import { retireCopy } from "./courier";
 import { decideSource, decideTarget } from "./decide";
+import { forgetIfNothingStays } from "./forget";
 import { sayGone, settleIncoming } from "./settle";
-import { forgetIfNothingStays } from "./target";
 
 /** At an agent's start: each VM's journal and header say what is to be done. What needs the other side waits for it. */
 export async function recoverAll(vms: Vms): Promise<void> {
@@ -55,13 +55,10 @@ async function recoverTarget(vms: Vms, vm: Vm): Promise<void> {
   const record = vm.journal.in;
   if (record?.state !== "RESERVED") return;
   const header = await vm.copyState();
-  const step = decideTarget("RESERVED", header);
+  const step = decideTarget("RESERVED", header, vm.live !== undefined);
   vm.context.log.info({ vm: vm.uuid, m: record.m, header, step }, "recovering an incoming move");
-  if (step === "settle") {
-    await settleIncoming(vm, record.m);
-    vm.live?.openChannels(vm.context);
-    return;
-  }
+  if (step === "settle") await settleIncoming(vm, record.m);
+  if (step === "settle" || step === "fill") return vm.live?.openChannels(vm.context);
   // What the stream had brought is not known any more: a target may refuse at any time before it runs.
   await sayGone(vm, record.m);
   vms.ports.free(Object.values(vm.file?.ports ?? {}));

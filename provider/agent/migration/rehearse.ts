@@ -24,7 +24,7 @@ export function rehearse(m: string, epoch: number): void {
   const fact: Fact = { fact: "STARTED", m, journalId: m, resumeMs: 1 };
   const hash = createHash("sha256");
   for (let i = 0; i < times; i++) {
-    decodeFinal(encodeFinal({ m, digest: hash.update(m).copy().digest("hex"), epoch, diskBlocks: 0 }, page0));
+    decodeFinal(encodeFinal({ m, digest: hash.update(m).copy().digest("hex"), epoch, diskBlocks: 0, latePages: 0 }, page0));
     parseMessage(factMessage, Buffer.from(JSON.stringify(fact)));
   }
 }

@@ -34,7 +34,9 @@ export interface Course {
 
 export interface Verdict {
   readonly next: "round" | "final" | "give up";
-  readonly why: "fits" | "fits a longer downtime" | "not shrinking" | "deadline" | "go on" | "throttle" | "extend";
+  /** The final copy leaves for later what may travel late. */
+  readonly late?: boolean;
+  readonly why: "fits" | "fits a longer downtime" | "not shrinking" | "deadline" | "go on" | "throttle" | "extend" | "post-copy";
   /** What the final copy is estimated to take. */
   readonly estimateMs: number;
   /** How the guest's memory changes and what the link carries, in bytes per millisecond. */
@@ -74,6 +76,7 @@ export function judge(rounds: readonly Round[], policy: RoundPolicy, elapsedMs: 
   if (!last) throw new Error("no round to judge");
   const late = elapsedMs >= policy.deadlineMs;
   const atDeadline = policy.onNoConvergence === "abort" ? "give up" : "final";
+  const how = policy.onNoConvergence ?? "throttle";
   const linkRate = rate(rounds);
   if (!before) {
     const known = { estimateMs: Infinity, dirtyRate: 0, linkRate, course };
@@ -85,10 +88,10 @@ export function judge(rounds: readonly Round[], policy: RoundPolicy, elapsedMs: 
   const known = { estimateMs, dirtyRate, linkRate, course };
   if (estimateMs <= course.allowedMs)
     return { next: "final", why: course.allowedMs > policy.maxDowntimeMs ? "fits a longer downtime" : "fits", ...known };
-  if (late) return { next: atDeadline, why: "deadline", ...known };
+  if (late) return { next: atDeadline, why: "deadline", late: how === "postcopy", ...known };
   const own = rounds.slice(Math.max(course.since - 1, 0));
   const stuck = isStuck(own) || own.length >= maxRounds;
-  const outrun = (policy.onNoConvergence ?? "throttle") === "throttle" && last.bytes >= measurableBytes && dirtyRate > hopeless * linkRate;
+  const outrun = (how === "throttle" || how === "postcopy") && last.bytes >= measurableBytes && dirtyRate > hopeless * linkRate;
   // A round that carries what was dirtied before the last step says nothing about that step.
   if (rounds.length - course.since < 2 && course.since > 0) return { next: "round", why: "go on", ...known };
   if (!stuck && !outrun) return { next: "round", why: "go on", ...known };
@@ -99,6 +102,7 @@ export function judge(rounds: readonly Round[], policy: RoundPolicy, elapsedMs: 
 function withStep(known: Omit<Verdict, "next" | "why">, policy: RoundPolicy, since: number, sendMs: number): Verdict {
   const { course, dirtyRate, linkRate, estimateMs } = known;
   if (policy.onNoConvergence === "abort") return { next: "give up", why: "not shrinking", ...known };
+  if (policy.onNoConvergence === "postcopy") return { next: "final", why: "post-copy", late: true, ...known };
   // Throttling helps only where what the guest writes is what takes the time.
   if (policy.onNoConvergence !== "extend" && course.share > leastShare && sendMs > course.allowedMs / 2) {
     const wanted = (course.share * wantedRatio * linkRate) / dirtyRate;

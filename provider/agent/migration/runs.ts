@@ -8,11 +8,13 @@ export interface Run {
   readonly data: Buffer | null;
   /** `data` is of words.ts. */
   readonly isWords?: boolean;
+  /** Not here yet: they come when the guest runs. */
+  readonly isLate?: boolean;
   /** The first of the image's pages that these are. */
   readonly image?: number;
 }
 
-const kinds = { data: 1, zero: 2, image: 3, words: 4 } as const;
+const kinds = { data: 1, zero: 2, image: 3, words: 4, late: 5 } as const;
 /** What stands for the bytes of a run that the image has. */
 const imageRunBytes = 8;
 
@@ -53,7 +55,8 @@ export class RunBatch {
   }
 }
 
-function kindOf({ data, isWords, image }: Run): number {
+function kindOf({ data, isWords, isLate, image }: Run): number {
+  if (isLate) return kinds.late;
   if (data) return isWords === true ? kinds.words : kinds.data;
   return image === undefined ? kinds.zero : kinds.image;
 }
@@ -102,6 +105,7 @@ export function decodeRuns(payload: Buffer, unitBytes: number, units: number, im
     const run = { first: Number(first), count: length };
     if (kind === kinds.data) runs.push({ ...run, data: take(length * unitBytes) });
     else if (kind === kinds.zero) runs.push({ ...run, data: null });
+    else if (kind === kinds.late && imagePages !== undefined) runs.push({ ...run, data: null, isLate: true });
     else if (kind === kinds.image && imagePages !== undefined) {
       const image = take(imageRunBytes).readBigUInt64BE();
       if (image + BigInt(length) > BigInt(imagePages))

@@ -98,8 +98,8 @@ export class MemoryScanner {
     );
   }
 
-  /** Asks; `frozen` waits until the guest is, and includes page 0. Runs must be read to the end before the next question. */
-  async *scan(how: "full" | "scan" | "scan frozen"): AsyncGenerator<Run, ScanEnd> {
+  /** Asks; `frozen` waits until the guest is, and includes page 0; `late` only names pages that may travel late. Runs must be read to the end before the next question. */
+  async *scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): AsyncGenerator<Run, ScanEnd> {
     this.#in.write(`${how}\n`);
     for (;;) {
       const record = await this.#out.read(recordBytes);
@@ -108,6 +108,7 @@ export class MemoryScanner {
       const first = Number(record.readBigUInt64LE(8));
       if (kind === 0) return { pages, scanMs: first / 1e6 };
       if (kind === 2) yield { first, count: pages, data: null };
+      else if (kind === 4) yield { first, count: pages, data: null, isLate: true };
       else if (kind === 3) {
         const bytes = Number((await this.#out.read(8)).readBigUInt64LE(0));
         yield { first, count: pages, data: await this.#out.read(bytes), isWords: true };

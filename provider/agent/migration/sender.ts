@@ -37,6 +37,9 @@ async function pack(payload: Buffer): Promise<Buffer | undefined> {
 
 export interface SenderEvents {
   fact(fact: Fact): void;
+  /** The guest runs there: pages that it lacks, and pages that it stands for. */
+  lacks(payload: Buffer): void;
+  wants(payload: Buffer): void;
   /** The connection ended and could not be made again in time. */
   lost(error: Error): void;
 }
@@ -51,8 +54,9 @@ export class Sender {
   readonly #unacked: { sequence: number; bytes: Buffer; sentMs: number }[] = [];
   #unackedBytes = 0;
   #compressing = 0;
-  /** The shortest time from a frame to its acknowledgement. */
-  #nearestMs = Infinity;
+  /** From a frame to its acknowledgement: the shortest time, and the last. */
+  nearestMs = Infinity;
+  lastTripMs = 0;
   #tail: Promise<void> = Promise.resolve();
   #changed: Deferred<void> = deferred();
   #failure: Error | undefined;
@@ -63,6 +67,8 @@ export class Sender {
   journalId: string | undefined;
   /** Where it hears the VM's NICs, by their names. */
   ports: Readonly<Record<string, number>> = {};
+  /** The guest runs there and lacks pages. */
+  isFilling = false;
   /** Bytes given to the connection, sent again ones too; and those that came back. */
   bytesOnWire = 0;
   /** When the connection last took or brought bytes, or had nothing to do. */
@@ -106,7 +112,7 @@ export class Sender {
     await this.#until(() => this.#unackedBytes < windowBytes && this.#compressing < maxCompressing);
     this.#compressing += 1;
     const sequence = ++this.#sequence;
-    const asItIs = how === "soon" && payload.length <= soonBytes && this.#nearestMs < nearMs;
+    const asItIs = how === "soon" && payload.length <= soonBytes && this.nearestMs < nearMs;
     const packed = asItIs ? undefined : pack(payload);
     this.#tail = this.#tail
       .then(async () => {
@@ -201,7 +207,8 @@ export class Sender {
       socket.destroy();
       throw error;
     });
-    const { journalId, received, ports = {} } = parseMessage(readyMessage, answer.payload);
+    const { journalId, received, ports = {}, isFilling = false } = parseMessage(readyMessage, answer.payload);
+    this.isFilling = isFilling;
     this.journalId = journalId;
     this.ports = ports;
     this.#acknowledge(received);
@@ -231,7 +238,9 @@ export class Sender {
       this.#acknowledge(Number(frame.payload.readBigUInt64BE(0)));
     } else if (frame.type === frameType.fact) {
       this.events.fact(parseMessage(factMessage, frame.payload));
-    } else throw new StreamError(`a target does not send frames of type ${frame.type}`);
+    } else if (frame.type === frameType.lacks) this.events.lacks(frame.payload);
+    else if (frame.type === frameType.wants) this.events.wants(frame.payload);
+    else throw new StreamError(`a target does not send frames of type ${frame.type}`);
   }
 
   #acknowledge(sequence: number): void {
@@ -239,7 +248,8 @@ export class Sender {
     for (let [first] = this.#unacked; first && first.sequence <= sequence; [first] = this.#unacked) {
       this.#unacked.shift();
       this.#unackedBytes -= first.bytes.length;
-      this.#nearestMs = Math.min(this.#nearestMs, now - first.sentMs);
+      this.lastTripMs = now - first.sentMs;
+      this.nearestMs = Math.min(this.nearestMs, this.lastTripMs);
     }
     this.#tick();
   }

@@ -29,5 +29,11 @@ export async function sayGone(vm: Vm, m: string): Promise<void> {
     }
     if ((await vm.copyState()) === "part") await new Tool(await vm.kernel()).swap(vm.paths.memory, "part", "refused");
   }
+  // It ran and lacks pages: its process ends before it is no copy any more.
+  if ((await vm.copyState()) === "runPartial") {
+    const live = vm.release();
+    if (live) await killProcess(live.process);
+    await new Tool(await vm.kernel()).swap(vm.paths.memory, "runPartial", "refused");
+  }
   await vm.journal.writeIncoming(m, { state: "GONE" });
 }

@@ -1,6 +1,7 @@
 import { readSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { blockBytes, overlayLayout } from "../vm/overlay";
+import { Bits } from "./bits";
 import { decodeRuns } from "./runs";
 import { StreamError } from "./stream";
 import { putWords } from "./words";
@@ -11,31 +12,13 @@ const zeros = Buffer.alloc(64 * pageBytes);
 const portion = Buffer.alloc(64 * pageBytes);
 const portionPages = portion.length / pageBytes;
 
-/** Which units of a copy hold bytes. */
-class Bits {
-  readonly bytes: Buffer;
-  count = 0;
-
-  constructor(readonly size: number) {
-    this.bytes = Buffer.alloc(Math.ceil(size / 8));
-  }
-
-  has(i: number): boolean {
-    return ((this.bytes[i >> 3] ?? 0) & (1 << (i & 7))) !== 0;
-  }
-
-  set(i: number, on: boolean): void {
-    if (this.has(i) === on) return;
-    this.count += on ? 1 : -1;
-    this.bytes[i >> 3] = (this.bytes[i >> 3] ?? 0) ^ (1 << (i & 7));
-  }
-}
-
 /** Writes pages of a guest into a target's memory file. Page 0, the header, is not its business. */
 export class MemorySink {
   readonly #pages: number;
   readonly #written: Bits;
   #stale: Bits | undefined;
+  /** Pages that come only when the guest runs. */
+  readonly late: Bits;
 
   private constructor(
     private readonly file: FileHandle,
@@ -44,6 +27,7 @@ export class MemorySink {
   ) {
     this.#pages = memoryBytes / pageBytes;
     this.#written = new Bits(this.#pages);
+    this.late = new Bits(this.#pages);
   }
 
   /** @param imagePath the base image, whose pages the source may name instead of sending them */
@@ -57,17 +41,22 @@ export class MemorySink {
   begin(): void {
     this.#stale = new Bits(this.#pages);
     this.#written.bytes.copy(this.#stale.bytes);
+    this.late.clear();
   }
 
   /** tmpfs: writing is copying, so it is done at once. @throws StreamError */
   apply(payload: Buffer): void {
-    for (const { first, count, data, isWords, image } of decodeRuns(payload, pageBytes, this.#pages, this.image.pages)) {
+    for (const { first, count, data, isWords, isLate, image } of decodeRuns(payload, pageBytes, this.#pages, this.image.pages)) {
       if (first === 0) throw new StreamError("page 0 does not travel as memory");
       if (data && isWords) this.#change(first, count, data);
       else if (data) writeAll(this.file.fd, data, first * pageBytes);
       else if (image !== undefined) this.#copy(image, first, count);
-      const zero = !data && image === undefined;
+      const zero = !data && image === undefined && !isLate;
       for (let page = first; page < first + count; page++) {
+        this.late.set(page, isLate === true);
+        // What the file has there counts for nothing.
+        if (isLate) this.#stale?.set(page, false);
+        if (isLate) continue;
         if (zero && this.#written.has(page)) writeAll(this.file.fd, zeros.subarray(0, pageBytes), page * pageBytes);
         this.#written.set(page, !zero);
         this.#stale?.set(page, false);
@@ -173,6 +162,17 @@ function readAll(fd: number, bytes: Buffer, position: number): void {
   }
 }
 
-function writeAll(fd: number, bytes: Buffer, position: number): void {
+export function writeAll(fd: number, bytes: Buffer, position: number): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, position + done);
+}
+
+/** The header as a target's copy has it: in `part`, with its own epoch. */
+export function prepareHeader(page0: Buffer, m: string, epoch: number): Buffer {
+  if (page0.length !== pageBytes || page0.toString("latin1", 0, 8) !== "MOBIMEM1") throw new StreamError("page 0 is no header");
+  const header = Buffer.from(page0);
+  header.writeUInt32LE(0, 8);
+  header.writeBigUInt64LE(BigInt(epoch), 24);
+  header.fill(0, 32, 96);
+  header.write(m, 32, 64, "latin1");
+  return header;
 }

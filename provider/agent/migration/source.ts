@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { messageOf } from "../../lib/errors";
+import { errnoOf, messageOf } from "../../lib/errors";
 import { type Deferred, deferred } from "../../lib/time";
 import type { MoveProgress } from "../../protocol/methods";
 import type { Wiring } from "../../schemas/link";
-import type { LastMigration, MigrationPolicy, VmSpec } from "../../schemas/vm";
+import type { LastMigration, VmSpec } from "../../schemas/vm";
 import { AgentFault } from "../errors";
 import { currentWirings } from "../link/current";
 import { passFrames } from "../link/wire";
@@ -11,41 +11,28 @@ import type { LiveVm } from "../vm/live";
 import type { Vm } from "../vm/vm";
 import { endAside } from "../vm/weight";
 import { Convergence } from "./convergence";
-import { CopyOut, type ScanKind } from "./copy";
 import { mayReturn } from "./decide";
 import { Doubt, inDoubt } from "./doubt";
 import { heldAt } from "./holds";
-import type { MoveJob } from "./job";
+import type { MoveJob, SourceRequest } from "./job";
+import { LatePages } from "./latePages";
 import { encodeFinal, type Fact } from "./messages";
+import { lateBytes, Outgoing } from "./outgoing";
 import { resumedPhases, runPhases, type SourceSteps, sourcePhases } from "./phases";
 import type { MoveQueue } from "./queue";
 import { recoverSource } from "./recover";
 import { rehearse, sweep } from "./rehearse";
 import { returnCopy } from "./return";
-import type { Verdict } from "./rounds";
 import { Sender } from "./sender";
 import { gaveUp, gaveUpAfterRelease, lost, unreachable } from "./sourceFaults";
-import { Standstill } from "./standstill";
 import { frameType } from "./stream";
 import { dial } from "./tls";
 import { Watchers } from "./watchers";
-
-export interface SourceRequest {
-  readonly attempt: string;
-  readonly key: Buffer;
-  readonly policy: MigrationPolicy;
-  readonly target: { readonly host: string; readonly address: string; readonly port: number };
-}
 
 /** How long a cut link may stay cut before release; afterwards we go on trying for longer. */
 const reconnectMs = 30_000;
 const connectTries = 5;
 const reconnectAfterReleaseMs = 600_000;
-/** Sent but not applied when the deciding word may change: one round trip's worth on a slow link. */
-const lateBytes = 128 << 10;
-/** Pages that are marked as changed, of which most have not, or by a few words: less than `lateBytes` in nearly all cases. */
-const fewPages = 256;
-
 /** One outgoing attempt, from `move.start` to its end. */
 export class SourceJob implements MoveJob, SourceSteps {
   readonly side = "source";
@@ -53,7 +40,6 @@ export class SourceJob implements MoveJob, SourceSteps {
   progress: MoveProgress;
   /** The header word is `released`. */
   released = false;
-  #way: Pick<SourceRequest, "key" | "target">;
   readonly #abort = new AbortController();
   readonly #sender: Sender;
   readonly #limits: { bandwidthMbps: number | undefined; reconnectMs: number };
@@ -64,31 +50,32 @@ export class SourceJob implements MoveJob, SourceSteps {
   readonly #begunMs = performance.now();
   readonly #convergence: Convergence;
   #turn: Disposable | undefined;
-  #copy: CopyOut | undefined;
-  /** The pass over what changed last, begun at the freeze. */
-  #last: Promise<{ scanMs: number }> | undefined;
+  readonly #outgoing: Outgoing;
+  /** The guest is to go on at the target before all of it is there. */
+  #late = false;
+  #latePages: Promise<LatePages> | undefined;
   /** As the target knows it. */
   #spec: VmSpec | undefined;
-  readonly #standstill = new Standstill();
   readonly #doubt = new Doubt();
   readonly #doubted: Deferred<MoveProgress> = deferred();
 
   constructor(
     private readonly vm: Vm,
-    private readonly request: SourceRequest,
+    private request: SourceRequest,
     alreadyReleased: boolean,
     private readonly queue: MoveQueue,
   ) {
     this.released = alreadyReleased;
-    this.#way = request;
     this.#limits = { bandwidthMbps: request.policy.bandwidthMbps, reconnectMs: alreadyReleased ? reconnectAfterReleaseMs : reconnectMs };
     this.#live = vm.live;
     this.progress = { vm: vm.uuid, attempt: request.attempt, phase: "reserve", round: 0, bytesSent: 0 };
     this.#sender = new Sender(
-      async () => await dial(this.#way.target, request.attempt, this.#way.key, this.#abort.signal),
+      async () => await dial(this.request.target, request.attempt, this.request.key, this.#abort.signal),
       { m: request.attempt, vm: vm.uuid, stream: randomBytes(8).toString("hex") },
       {
         fact: (fact) => this.#heard(fact),
+        lacks: (payload) => void this.#serve((pages) => pages.lacks(payload)),
+        wants: (payload) => void this.#serve((pages) => pages.wants(payload)),
         lost: (error) => (this.released ? this.#settled.reject(error) : this.#giveUp(lost(this.request.target, error))),
       },
       this.#limits,
@@ -99,6 +86,13 @@ export class SourceJob implements MoveJob, SourceSteps {
       { say: async (...words) => await this.#control().say(...words) },
       (reason) => vm.context.log.info({ vm: vm.uuid, m: request.attempt, reason }, "the guest is not throttled any more"),
     );
+    this.#outgoing = new Outgoing(vm, request.attempt, this.#sender, this.#convergence, this.#abort.signal, {
+      sent: () => {
+        this.progress = { ...this.progress, bytesSent: this.#sender.bytesOnWire };
+      },
+      round: (change) => this.#report(change),
+      enough: () => this.#watchers.keepForLater(),
+    });
     this.done = this.#run();
   }
 
@@ -142,13 +136,13 @@ export class SourceJob implements MoveJob, SourceSteps {
   }
 
   wiringsChanged(wirings: readonly Wiring[]): void {
-    if (!this.released && this.#copy)
+    if (!this.released && this.#outgoing.isOpen)
       void this.#sender.send(frameType.wirings, Buffer.from(JSON.stringify(wirings))).catch(() => undefined);
   }
 
   /** The provider came again: another key, and the target's agent may listen elsewhere by now. */
   renew(request: Pick<SourceRequest, "key" | "target">): void {
-    this.#way = request;
+    this.request = { ...this.request, ...request };
   }
 
   /** A fact that a courier brought, or that came over the stream. */
@@ -168,7 +162,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     } finally {
       this.#doubt[Symbol.dispose]();
       this.#turn?.[Symbol.dispose]();
-      await this.#copy?.close();
+      await this.#outgoing.close();
+      await (await this.#latePages?.catch(() => undefined))?.[Symbol.asyncDispose]();
       this.#sender.end();
       if (this.vm.job === this) this.vm.job = undefined;
     }
@@ -178,7 +173,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     try {
       await this.#sender.connect(connectTries);
     } catch (error) {
-      throw unreachable(this.#way.target, error);
+      throw unreachable(this.request.target, error);
     }
   }
 
@@ -188,8 +183,9 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#turn = await this.queue.turn(links, this.#abort.signal, (ahead) => this.#report({ phase: "queued", ahead }));
     this.#convergence.begin();
     this.#report({ phase: "precopy", ahead: undefined });
-    this.#copy = await CopyOut.open(this.vm, this.#sender, true);
-    for (let verdict = await this.#round("full"); verdict.next === "round"; ) verdict = await this.#round("scan");
+    const { mayBeLate } = await this.#outgoing.open(true);
+    this.#convergence.mayBeLate = mayBeLate;
+    await this.#outgoing.rounds("full");
   }
 
   async arm(): Promise<void> {
@@ -207,7 +203,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     rehearse(this.m, out.epochTarget);
     // Other threads do a part of it: they have one more round to get done.
     sweep();
-    for (let verdict = await this.#round("scan", "freeze"); verdict.next === "round"; ) verdict = await this.#round("scan", "freeze");
+    const { late } = await this.#outgoing.rounds("scan", "freeze");
+    this.#late = late === true;
     await this.#sender.drained(0);
   }
 
@@ -215,46 +212,34 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#abort.signal.throwIfAborted();
     const deadmanMs = Math.ceil(Math.max(10_000, 5 * (this.#convergence.rounds.at(-1)?.ms ?? 0)));
     await this.#convergence.lift();
-    this.#standstill.begin();
     // Asked for first: the scanner begins when the guest stands, and need not hear of that from here.
-    this.#last = this.#copied("scan frozen");
-    this.#last.catch(() => undefined);
-    const { dirtyPages } = await this.#control().say("freeze", { attempt: this.m, deadmanMs }, deadmanMs);
-    this.#standstill.mark("frozen");
-    // For so few the deciding word need not wait.
-    if (Number(dirtyPages ?? Infinity) <= fewPages) return;
-    await this.#lastRead();
-    await this.#sender.drained(lateBytes);
-    this.#standstill.mark("almost all of it there");
-  }
-
-  async #lastRead(): Promise<void> {
-    const last = await this.#last;
-    if (last) this.#standstill.mark(`last pages and blocks read, ${last.scanMs.toFixed(1)} of it comparing`);
-    this.#last = undefined;
+    this.#outgoing.beginLast(this.#late);
+    const how = { attempt: this.m, deadmanMs, ...(this.#late && { late: 1 }) };
+    const { dirtyPages } = await this.#control().say("freeze", how, deadmanMs);
+    await this.#outgoing.frozen(dirtyPages);
   }
 
   async release(): Promise<void> {
     const { file, journal } = this.vm;
     const { out } = journal.value;
-    if (!out || !file || !this.#copy) throw new Error("nothing to release");
+    if (!out || !file || !this.#outgoing.isOpen) throw new Error("nothing to release");
     if (!this.released) {
       this.#abort.signal.throwIfAborted();
       await this.#control().say("release", { attempt: this.m });
       this.released = true;
       this.#limits.reconnectMs = reconnectAfterReleaseMs;
-      this.#standstill.mark("released");
+      this.#outgoing.standstill.mark("released");
       await heldAt(this.vm.context, "released");
     }
-    await this.#lastRead();
+    await this.#outgoing.lastRead();
     await this.#tellSpec(file.spec);
-    const { page0, blocks: diskBlocks } = this.#copy;
+    const { page0, blocks: diskBlocks, latePages } = this.#outgoing.copy;
     if (!page0) throw new Error("the copy has no page 0");
-    const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks };
+    const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks, latePages };
     await this.#sender.send(frameType.final, encodeFinal(message, page0), "soon");
     const { control } = this.#live ?? {};
     // Not before it is on its way.
-    if (control) setImmediate(() => passFrames(control, file.spec, this.#way.target.address, this.#sender.ports));
+    if (control) setImmediate(() => passFrames(control, file.spec, this.request.target.address, this.#sender.ports));
     this.#turn?.[Symbol.dispose]();
     this.#waitForDoubt();
   }
@@ -262,14 +247,14 @@ export class SourceJob implements MoveJob, SourceSteps {
   async resend(): Promise<void> {
     this.#waitForDoubt();
     // What is lost cannot be sent: only the answer counts.
-    if ((await this.vm.copyState()) === "none")
-      return this.#sender.tell({ fact: "QUERY", m: this.m, journalId: this.vm.context.journalId });
+    if ((await this.vm.copyState()) === "none") return this.#sender.tell({ fact: "LOST", m: this.m, journalId: this.vm.context.journalId });
+    // The guest runs there: what it lacks is all that it takes.
+    if (this.#sender.isFilling) return;
     const again = async (): Promise<void> => {
-      const copy = await CopyOut.open(this.vm, this.#sender, false);
+      const copy = await this.#outgoing.open(false);
       // The answer came first, and nobody closes it any more.
       if (this.vm.job !== this) return copy.close();
-      this.#copy = copy;
-      await this.#copied("full");
+      await this.#outgoing.pass("full");
       await copy.readPage0();
       await this.release();
     };
@@ -279,13 +264,15 @@ export class SourceJob implements MoveJob, SourceSteps {
 
   async resume(): Promise<void> {
     const fact = await Promise.race([this.#started.promise, this.#settled.promise]);
-    this.#standstill.end(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`);
-    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, msAfterFreeze: this.#standstill.marks }, "the frozen part");
+    const { standstill } = this.#outgoing;
+    standstill.end(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`);
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, msAfterFreeze: standstill.marks }, "the frozen part");
     if (fact.fact !== "GONE") this.#live?.sessions.lose("the VM moved", this.request.target.host);
-    this.#report({ downtimeMs: this.#standstill.totalMs });
+    this.#report({ downtimeMs: standstill.totalMs });
   }
 
   async settle(): Promise<void> {
+    if (this.#late) this.#watchers.tellAll();
     const fact = await this.#settled.promise;
     this.#watchers.tellAll();
     if (fact.fact === "GONE") await this.#return(fact.reason ?? "the target gave up");
@@ -303,32 +290,32 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.#sender.tell({ fact: "CLOSED", m: this.m, journalId: this.vm.context.journalId, result });
   }
 
-  /** One pre-copy round, to the point where the target has nearly all of it, and what it says about the next. `then`: what comes where that is none. */
-  async #round(how: "full" | "scan", then?: "freeze"): Promise<Verdict> {
-    const begun = performance.now();
-    const bytesBefore = this.#sender.bytesOnWire;
-    const { scanMs } = await this.#copied(how);
-    await this.#sender.drained(lateBytes);
-    this.#abort.signal.throwIfAborted();
-    const round = { bytes: this.#sender.bytesOnWire - bytesBefore, ms: performance.now() - begun, scanMs };
-    const verdict = this.#convergence.after(round);
-    if (then && verdict.next !== "round") this.#watchers.keepForLater();
-    this.#report({ round: this.#convergence.rounds.length, ...(verdict.course.share < 1 && { guestShare: verdict.course.share }) });
-    this.vm.context.log.info({ ...this.progress, ...round, ...verdict }, "a pre-copy round ended");
-    return verdict;
+  /** The guest runs there, and lacks pages. Nothing is served before the release: it cannot run there while it may run here. */
+  async #serve(hear: (pages: LatePages) => void): Promise<void> {
+    if (!this.released) return;
+    try {
+      this.#latePages ??= this.#openLatePages();
+      hear(await this.#latePages);
+    } catch (error) {
+      // Lost with the rest of the memory (its host was rebooted): then what runs there is no whole guest.
+      if (errnoOf(error) === "ENOENT") this.#sender.tell({ fact: "LOST", m: this.m, journalId: this.vm.context.journalId });
+      else this.#settled.reject(error instanceof Error ? error : new Error(messageOf(error)));
+    }
+  }
+
+  async #openLatePages(): Promise<LatePages> {
+    const pages = await LatePages.open(this.vm.paths.memory, this.#sender, (pagesLeft) => {
+      this.#report({ pagesLeft });
+      this.#waitForDoubt();
+    });
+    pages.run().catch((error: unknown) => this.#settled.reject(error instanceof Error ? error : new Error(messageOf(error))));
+    return pages;
   }
 
   async #tellSpec(spec: VmSpec): Promise<void> {
     if (spec === this.#spec) return;
     this.#spec = spec;
     await this.#sender.send(frameType.spec, Buffer.from(JSON.stringify(spec)));
-  }
-
-  async #copied(how: ScanKind): Promise<{ scanMs: number }> {
-    if (!this.#copy) throw new Error("nothing to copy from");
-    return await this.#copy.once(how, () => {
-      this.progress = { ...this.progress, bytesSent: this.#sender.bytesOnWire };
-    });
   }
 
   #control(): LiveVm["control"] {
@@ -400,7 +387,7 @@ export class SourceJob implements MoveJob, SourceSteps {
       bytes: this.#sender.bytesOnWire,
       seconds: (performance.now() - this.#begunMs) / 1000,
       rounds: this.#convergence.rounds.length,
-      downtimeMs: this.#standstill.totalMs,
+      downtimeMs: this.#outgoing.standstill.totalMs,
       ...(error !== undefined && { error }),
     };
   }

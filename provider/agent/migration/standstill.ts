@@ -16,6 +16,6 @@ export class Standstill {
 
   end(what: string): void {
     this.mark(what);
-    this.totalMs = performance.now() - (this.#sinceMs ?? performance.now());
+    if (this.#sinceMs !== undefined) this.totalMs = performance.now() - this.#sinceMs;
   }
 }

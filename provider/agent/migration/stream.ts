@@ -5,11 +5,14 @@ export const frameType = {
   ready: 2,
   ack: 3,
   fact: 4,
+  lacks: 5,
+  wants: 6,
   memory: 10,
   disk: 11,
   wirings: 12,
   spec: 13,
   final: 14,
+  late: 15,
 } as const;
 export type FrameType = (typeof frameType)[keyof typeof frameType];
 

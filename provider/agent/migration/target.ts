@@ -1,29 +1,27 @@
 import type { TLSSocket } from "node:tls";
 import { messageOf } from "../../lib/errors";
-import { mkdirPrivate } from "../../lib/files";
 import { deferred } from "../../lib/time";
-import { UndoStack } from "../../lib/undo";
 import type { MoveNeeds, MoveProgress } from "../../protocol/methods";
 import type { Wiring } from "../../schemas/link";
-import { mtuOf, setLink, setPeer } from "../link/wire";
-import { startIncoming } from "../vm/boot";
+import { mtuOf, rewire } from "../link/wire";
 import { configure } from "../vm/ensure";
 import type { LiveVm } from "../vm/live";
-import { createOverlay, overlayVirtualBytes } from "../vm/overlay";
 import { killProcess } from "../vm/process";
-import { Tool } from "../vm/tool";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
 import { standBack } from "../vm/weight";
 import { answerAttempt } from "./courier";
 import { decideTarget } from "./decide";
+import { Filling, missingMap, writeMissing } from "./filling";
+import { closeIncoming, forgetIfNothingStays } from "./forget";
 import { heldAt } from "./holds";
 import type { MoveJob } from "./job";
 import { decodeFinal, type Fact, parseMessage, specMessage, wiringsMessage } from "./messages";
 import { Receiver } from "./receiver";
 import { rehearse, sweep } from "./rehearse";
+import { reservePlace } from "./reserve";
 import { sayGone, settleIncoming } from "./settle";
-import { DiskSink, MemorySink, pageBytes } from "./sinks";
+import { type DiskSink, type MemorySink, prepareHeader } from "./sinks";
 import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream";
 
 /** Nobody came for the copy: it is refused, which a target may do at any time before it runs. */
@@ -32,6 +30,8 @@ const idleLimitMs = 300_000;
 const lastWordMs = 10_000;
 /** What a guest that goes on has to itself, to announce itself and answer what has waited. */
 const guestsTurnMs = 10;
+/** The guest runs while it is told, and may be busy. */
+const completeLimitMs = 60_000;
 /** A SETTLED that could not be written is tried again. */
 const settleAgainMs = 5_000;
 
@@ -39,7 +39,6 @@ const settleAgainMs = 5_000;
 export class TargetJob implements MoveJob {
   readonly side = "target";
   readonly #receiver: Receiver;
-  #key: Buffer;
   #memory: MemorySink | undefined;
   #disk: DiskSink | undefined;
   #idle: NodeJS.Timeout | undefined;
@@ -48,6 +47,10 @@ export class TargetJob implements MoveJob {
   /** `go` is on its way: its outcome, not a refusal, decides. */
   #going = false;
   #started = false;
+  /** The guest runs, and lacks pages. */
+  #filling: Filling | undefined;
+  /** All of them are there, and its process hears of it: no way back. */
+  #isFull = false;
   /** The VM as its source knew it last. */
   #spec: MoveNeeds["spec"] | undefined;
   #over = false;
@@ -64,68 +67,45 @@ export class TargetJob implements MoveJob {
     private readonly vms: Vms,
     readonly vm: Vm,
     private readonly needs: MoveNeeds,
-    key: Buffer,
+    /** The provider may bring another for the same attempt. */
+    public key: Buffer,
     private readonly live: LiveVm,
     private readonly onOver: () => void,
+    started = false,
   ) {
-    this.#key = key;
+    this.#started = started;
     this.#receiver = new Receiver(
       {
         apply: (type, payload, digest) => this.#apply(type, payload, digest),
         fact: (fact) => void this.heard(fact),
-        failed: (error) => void this.refuse(`the stream could not be taken: ${messageOf(error)}`),
+        failed: (error) => void this.#failed(error),
       },
       { journalId: vm.context.journalId, ports: vm.file?.ports ?? {} },
+      started,
     );
     this.#watch();
   }
 
-  /** Makes the place for the copy: memory file, disk, RESERVED, and a process that waits. On failure nothing stays. */
+  /** Makes the place for the copy. On failure nothing stays. */
   static async reserve(vms: Vms, needs: MoveNeeds, key: Buffer, onOver: () => void): Promise<TargetJob> {
-    const { spec, attempt, epochTarget } = needs;
-    const { context, store } = vms;
-    const known = vms.get(spec.uuid);
-    const vm = known ?? (await vms.make(spec.uuid, 0));
-    await using undo = new UndoStack();
-    if (!known) undo.add(() => vms.forget(vm));
-    vms.ports.free(Object.values(vm.file?.ports ?? {}));
-    await vm.dropState();
-    await mkdirPrivate(vm.paths.state);
-    await mkdirPrivate(vm.paths.run);
-    undo.add(() => vm.dropState());
-    const tool = new Tool(await store.path(spec.kernelId));
-    await tool.create(vm.paths.memory, needs.memoryBytes);
-    await tool.prepare(vm.paths.memory, attempt, epochTarget);
-    await createOverlay(vm.paths.disk, await store.path(spec.imageId), spec.imageId, spec.diskMiB);
-    const ports = await vms.ports.takeFor(
-      spec.nics.map((nic) => nic.name),
-      {},
-    );
-    undo.add(() => vms.ports.free(Object.values(ports)));
-    await vm.writeFile({ spec, owner: needs.owner, confirmed: true, ports });
-    await vm.journal.update(({ tombstone: _, ...kept }) => ({
-      ...kept,
-      home: "no",
-      // The source burnt two: its own way back is heard of too, so that the VM's next epoch here is above both.
-      floor: epochTarget + 1,
-      in: [
-        ...kept.in.filter((one) => one.state === "SETTLED" && !one.closed),
-        { m: attempt, from: needs.from, epoch: epochTarget, bootId: context.bootId, state: "RESERVED", closed: false },
-      ],
-    }));
-    undo.add(() => sayGone(vm, attempt));
-    const live = await startIncoming({ context, store, paths: vm.paths, spec, ports, wirings: [] });
-    undo.add(async () => {
-      live[Symbol.dispose]();
-      await killProcess(live.process);
-    });
+    const { vm, live, memory, disk } = await reservePlace(vms, needs);
     const job = new TargetJob(vms, vm, needs, key, live, onOver);
-    job.#memory = await MemorySink.open(vm.paths.memory, await store.path(spec.imageId), needs.memoryBytes);
-    job.#disk = await DiskSink.open(vm.paths.disk, await overlayVirtualBytes(vm.paths.disk));
+    job.#memory = memory;
+    job.#disk = disk;
     vm.adopt(live);
     vm.job = job;
-    rehearse(attempt, epochTarget);
-    undo.commit();
+    rehearse(needs.attempt, needs.epochTarget);
+    return job;
+  }
+
+  /** Takes up a guest that runs here already and lacks pages: an earlier agent let it go on. */
+  static async takeUp(vms: Vms, vm: Vm, needs: MoveNeeds, key: Buffer, onOver: () => void): Promise<TargetJob> {
+    if (!vm.live || !vm.file) throw new Error("nothing to take up");
+    const job = new TargetJob(vms, vm, needs, key, vm.live, onOver, true);
+    job.#spec = vm.file.spec;
+    job.#wirings = vm.wirings;
+    vm.job = job;
+    await job.#fill();
     return job;
   }
 
@@ -133,24 +113,17 @@ export class TargetJob implements MoveJob {
     return this.needs.attempt;
   }
 
-  get key(): Buffer {
-    return this.#key;
-  }
-
-  /** The provider brought a new key for the same attempt. */
-  set key(key: Buffer) {
-    this.#key = key;
-  }
-
   get progress(): MoveProgress {
-    return { vm: this.vm.uuid, attempt: this.m, phase: this.#started ? "settle" : "reserve", round: 0, bytesSent: 0 };
+    const phase = this.#started ? "settle" : "reserve";
+    return { vm: this.vm.uuid, attempt: this.m, phase, round: 0, bytesSent: 0, ...(this.#filling && { pagesLeft: this.#filling.left }) };
   }
 
   /** A connection of the source, its HELLO read. */
   async serve(socket: TLSSocket, stream: string, decoder: StreamDecoder, first: readonly Frame[]): Promise<void> {
     this.#watch();
-    const { anew } = await this.#receiver.serve(socket, stream, decoder, first);
+    const { anew } = await this.#receiver.serve(socket, stream, decoder, first, this.#filling !== undefined);
     if (anew) this.#memory?.begin();
+    this.#filling?.askAll();
     socket.once("close", () => this.#watch());
   }
 
@@ -162,8 +135,9 @@ export class TargetJob implements MoveJob {
       // Both have given up: nobody will ask again.
       await answerAttempt(this.vms, this.vm.uuid, this.m, "ABORTED");
       this.#end();
-    } else if (fact.fact === "QUERY") {
+    } else if (fact.fact === "QUERY" || fact.fact === "LOST") {
       if (!this.#started) await this.refuse("the source asked before all was here");
+      else if (fact.fact === "LOST" && this.#filling) await this.#giveUp("the source has lost the pages that were still to come");
       else if (this.#unsettled) await this.#settleAgain(this.#unsettled);
     }
     if (fact.fact === "CLOSED") {
@@ -174,6 +148,7 @@ export class TargetJob implements MoveJob {
 
   processEnded(note: string): void {
     if (!this.#started) void this.refuse(`the waiting process ended: ${note}`);
+    else if (this.#filling) void this.#endedFilling(note);
   }
 
   /** A link of a VM that has not arrived is wired when it has. */
@@ -187,6 +162,25 @@ export class TargetJob implements MoveJob {
     await this.#refusal;
   }
 
+  /** The guest runs, and cannot go on: what it did here is lost, and the source's copy returns to the freeze. */
+  async #giveUp(reason: string): Promise<void> {
+    if (!this.#over && !this.#isFull) this.#refusal = this.#refuse(reason);
+    await this.#refusal;
+  }
+
+  async #endedFilling(note: string): Promise<void> {
+    // One that powered off needs no pages.
+    if ((await this.vm.copyState()) !== "haltedByGuest")
+      return await this.#giveUp(`its process ended before all pages were there: ${note}`);
+    await this.#closeFilling();
+    if (this.#spec) await this.#settle(this.#spec);
+  }
+
+  async #failed(error: Error): Promise<void> {
+    const reason = `the stream could not be taken: ${messageOf(error)}`;
+    await (this.#started ? this.#giveUp(reason) : this.refuse(reason));
+  }
+
   async #refuse(reason: string): Promise<void> {
     this.#over = true;
     this.#back?.[Symbol.dispose]();
@@ -194,7 +188,7 @@ export class TargetJob implements MoveJob {
     this.vm.context.log.warn({ vm: this.vm.uuid, m: this.m, reason }, "an incoming move is refused");
     try {
       const live = this.vm.release() ?? this.live;
-      await live.control.say("refuse", { attempt: this.m }, 2000).catch(() => undefined);
+      if (!this.#started) await live.control.say("refuse", { attempt: this.m }, 2000).catch(() => undefined);
       await killProcess(live.process);
       await this.#closeSinks();
       await sayGone(this.vm, this.m);
@@ -218,6 +212,7 @@ export class TargetJob implements MoveJob {
   }
 
   async #apply(type: number, payload: Buffer, digest: () => string): Promise<void> {
+    if (this.#filling && type === frameType.late && !this.#over) return await this.#filling.take(payload);
     if (this.#over || this.#started) return;
     if (type === frameType.memory) {
       this.#back ??= standBack();
@@ -238,14 +233,7 @@ export class TargetJob implements MoveJob {
     // Not awaited here: a sync would hold up the frames behind this one. Settling waits for it.
     this.#written = this.#written.then(() => this.vm.writeWirings(wirings));
     this.#written.catch(() => undefined);
-    for (const wiring of wirings) {
-      const index = this.needs.spec.nics.findIndex((nic) => nic.name === wiring.nic);
-      const old = before.find((one) => one.nic === wiring.nic);
-      if (index < 0) continue;
-      if (old?.key === wiring.key && old.keyId === wiring.keyId && old.link === wiring.link)
-        await setPeer(this.live.control, index, wiring.peer);
-      else await setLink(this.live.control, index, wiring);
-    }
+    await rewire(this.live.control, this.needs.spec, before, wirings);
     // The source is about to freeze the guest.
     this.#disk?.finish();
     sweep();
@@ -268,16 +256,27 @@ export class TargetJob implements MoveJob {
     if (message.digest !== digest) throw new StreamError("the digest over all frames is wrong");
     if (message.diskBlocks !== this.#disk?.blocks)
       throw new StreamError(`${message.diskBlocks} disk blocks should be here, ${this.#disk?.blocks ?? 0} are`);
+    const late = this.#memory?.late;
+    if (message.latePages !== late?.count) throw new StreamError(`${message.latePages} pages are to come late, ${late?.count} were named`);
     const begun = performance.now();
     this.#disk.finish();
+    if (late.count > 0) writeMissing(this.vm.paths, late);
     this.#memory?.finish(prepareHeader(page0, this.m, this.needs.epochTarget));
     const writtenMs = performance.now() - begun;
-    await this.#go();
+    await this.#go(late.count);
     this.#started = true;
     clearTimeout(this.#idle);
     const runningMs = performance.now() - begun;
-    this.#receiver.tell({ fact: "STARTED", m: this.m, journalId: this.vm.context.journalId, resumeMs: runningMs });
+    this.#tellStarted({ resumeMs: runningMs, ...(late.count > 0 && { missing: late.count }) });
     this.live.openChannels(this.vm.context, this.#calm.promise);
+    if (late.count > 0) {
+      // For an agent that comes later. Not awaited: the guest may stand for a page by now.
+      if (this.vm.file) this.#written = Promise.all([this.#written, this.vm.writeFile({ ...this.vm.file, spec })]).then(() => undefined);
+      this.#written.catch(() => undefined);
+      await this.#fill();
+      await heldAt(this.vm.context, "filling");
+      return;
+    }
     // Not awaited by the stream: the source's facts must be heard meanwhile. And the guest goes first: it may share its CPU with what follows.
     setTimeout(() => {
       this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, writtenMs, runningMs }, "the guest runs here");
@@ -286,16 +285,53 @@ export class TargetJob implements MoveJob {
   }
 
   /** Whatever the process answers, or whether it does: the header tells if the copy runs. */
-  async #go(): Promise<void> {
+  async #go(missing: number): Promise<void> {
     this.#going = true;
     try {
-      await this.live.control.say("go", { attempt: this.m });
+      await this.live.control.say("go", { attempt: this.m, ...(missing > 0 && { missing: missingMap }) });
     } catch (error) {
-      if (decideTarget("RESERVED", await this.vm.copyState()) !== "settle") {
+      const step = decideTarget("RESERVED", await this.vm.copyState(), this.vm.live !== undefined);
+      if (step !== "settle" && step !== "fill") {
         this.#going = false;
         throw error;
       }
     }
+  }
+
+  #tellStarted(more: Pick<Fact, "resumeMs" | "missing">): void {
+    this.#receiver.tell({ fact: "STARTED", m: this.m, journalId: this.vm.context.journalId, ...more });
+  }
+
+  /** The guest runs; what it lacks is asked for. */
+  async #fill(): Promise<void> {
+    this.#filling = await Filling.open(this.vm.paths, {
+      ask: (type, payload) => this.#receiver.ask(type, payload),
+      started: (missing) => this.#tellStarted({ missing }),
+      filled: () => this.#filled(),
+    });
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, missing: this.#filling.left }, "the guest runs here, and lacks pages");
+    await this.#filling.begin();
+  }
+
+  /** Nothing is missing any more: from here on it is a guest as any other. */
+  async #filled(): Promise<void> {
+    this.#isFull = true;
+    try {
+      await this.live.control.say("complete", { attempt: this.m }, completeLimitMs);
+    } catch (error) {
+      if (decideTarget("RESERVED", await this.vm.copyState(), this.vm.live !== undefined) !== "settle") {
+        this.#isFull = false;
+        return await this.#giveUp(`it had all its pages, and did not go on with them: ${messageOf(error)}`);
+      }
+    }
+    await this.#closeFilling();
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m }, "all of the guest's pages are here");
+    if (this.#spec) void this.#settle(this.#spec);
+  }
+
+  async #closeFilling(): Promise<void> {
+    await this.#filling?.[Symbol.asyncDispose]();
+    this.#filling = undefined;
   }
 
   async #settle(spec: MoveNeeds["spec"]): Promise<void> {
@@ -304,6 +340,7 @@ export class TargetJob implements MoveJob {
     try {
       if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, spec });
       await this.#written;
+      // settleIncoming() syncs it where an earlier agent had it open.
       await this.#disk?.sync();
       this.#calm.resolve();
       await this.#closeSinks();
@@ -332,6 +369,7 @@ export class TargetJob implements MoveJob {
   }
 
   async #closeSinks(): Promise<void> {
+    await this.#closeFilling();
     await this.#memory?.close();
     await this.#disk?.close();
     this.#memory = undefined;
@@ -354,33 +392,4 @@ export class TargetJob implements MoveJob {
       idleLimitMs,
     ).unref();
   }
-}
-
-/** The header as a target's copy has it: in `part`, with its own epoch. */
-function prepareHeader(page0: Buffer, m: string, epoch: number): Buffer {
-  if (page0.length !== pageBytes || page0.toString("latin1", 0, 8) !== "MOBIMEM1") throw new StreamError("page 0 is no header");
-  const header = Buffer.from(page0);
-  header.writeUInt32LE(0, 8);
-  header.writeBigUInt64LE(BigInt(epoch), 24);
-  header.fill(0, 32, 96);
-  header.write(m, 32, 64, "latin1");
-  return header;
-}
-
-/** The source has closed: the attempt is over for both. */
-export async function closeIncoming(vms: Vms, vm: Vm, m: string, result: Fact["result"]): Promise<void> {
-  using _turn = await vm.turn.lock();
-  if (vms.get(vm.uuid) !== vm) return;
-  const record = vm.journal.incoming(m);
-  if (record?.state === "SETTLED") await vm.journal.dropIncoming(m);
-  if (result && vm.file) await vm.writeFile({ ...vm.file, lastMigration: result });
-  await forgetIfNothingStays(vms, vm);
-}
-
-/** A journal that says nothing any more goes. */
-export async function forgetIfNothingStays(vms: Vms, vm: Vm): Promise<void> {
-  const { home, out, tombstone, in: all } = vm.journal.value;
-  const owed = all.some((one) => !one.closed);
-  if (home !== "yes" && !vm.file && !owed && !tombstone && (!out || out.state === "ABORTED" || out.state === "CLOSED"))
-    await vms.forget(vm);
 }

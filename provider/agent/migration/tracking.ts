@@ -15,15 +15,17 @@ export class Tracking {
     private readonly control: Control,
     /** Path of the map. */
     readonly map: string,
+    /** A freeze can say which of the changed pages may travel when the guest runs again. */
+    readonly mayBeLate: boolean,
   ) {}
 
   /** From here on changes are marked. Undefined where kernel or host cannot do it, or the guest stands: all memory is compared then. */
   static async begin({ live, paths, uuid, context }: Vm): Promise<Tracking | undefined> {
     if (!live) return undefined;
     try {
-      const { map = "", left } = await live.control.say("dirty.start");
+      const { map = "", late, left } = await live.control.say("dirty.start");
       await allOf(live.control, left, guestsTurnMs);
-      return new Tracking(live.control, join(paths.run, map));
+      return new Tracking(live.control, join(paths.run, map), late === "1");
     } catch (error) {
       if (!(error instanceof ControlError) || error.code === "closed") throw error;
       context.log.info({ vm: uuid, reason: error.message }, "changed pages are found by comparing all memory");

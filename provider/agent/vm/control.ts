@@ -25,7 +25,6 @@ export class Control implements Disposable {
 
   private constructor(
     private readonly socket: Socket,
-    readonly buildId: string,
     readonly vm: string,
   ) {}
 
@@ -37,11 +36,11 @@ export class Control implements Disposable {
     lines.once("line", (line) => banner.resolve(line));
     socket.once("close", () => banner.reject(new ControlError("connect", "closed", "the VM process closed the channel")));
     try {
-      const found = /^mobi-control 1 build=([0-9a-f]{64}) vm=(\S*)$/.exec(
+      const found = /^mobi-control 1 build=[0-9a-f]{64} vm=(\S*)$/.exec(
         await within(limitMs, "the banner of the control channel", banner.promise),
       );
       if (!found) throw new ControlError("connect", "failed", `an unknown banner: ${await banner.promise}`);
-      const control = new Control(socket, found[1] ?? "", found[2] ?? "");
+      const control = new Control(socket, found[1] ?? "");
       lines.on("line", (line) => control.#take(line));
       socket.once("close", () => control.#end());
       if (socket.destroyed) control.#end();
@@ -50,6 +49,16 @@ export class Control implements Disposable {
       socket.destroy();
       throw error;
     }
+  }
+
+  /** For a process that may answer nothing yet, not even its greeting. */
+  static async attach(path: string, vm: string): Promise<Control> {
+    const socket = await tryConnect(path);
+    if (!socket) throw new ControlError("connect", "closed", `nobody listens at ${path}`);
+    const control = new Control(socket, vm);
+    createInterface({ input: socket, crlfDelay: Infinity }).on("line", (line) => control.#take(line));
+    socket.once("close", () => control.#end());
+    return control;
   }
 
   /** Resolves when the channel ends: the process died or closed it. */

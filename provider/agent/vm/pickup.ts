@@ -15,6 +15,13 @@ export async function pickUp(vm: Vm): Promise<boolean> {
   const found = record && (await adoptProcess(record));
   if (!found) return true;
   try {
+    // It may stand for a page that this agent is to bring.
+    if ((await vm.copyState()) === "runPartial") {
+      const partial = new LiveVm(found, await Control.attach(vm.paths.control, vm.uuid), vm.paths);
+      vm.adopt(partial);
+      partial.openChannels(vm.context);
+      return true;
+    }
     const live = new LiveVm(found, await Control.connect(vm.paths.control, answerLimitMs), vm.paths);
     vm.adopt(live);
     const { state } = await live.control.say("status");

@@ -5,6 +5,7 @@ import type { NicStats } from "../../schemas/link";
 import type { VmState } from "../../schemas/vm";
 import { askStats, parseStats } from "../link/wire";
 import { type CopyState, decideTarget } from "../migration/decide";
+import type { LiveVm } from "./live";
 import type { Vm } from "./vm";
 
 /** What `vm.get` answers: from journal and header, never from a process alone. Undefined where nothing is known of the VM. */
@@ -21,7 +22,9 @@ export async function reportOf(vm: Vm): Promise<VmReport | undefined> {
   const { file } = vm;
   if (!file) return undefined;
   const { state, note } = stateOf(vm, header?.state ?? "none");
-  const status = live ? await live.control.say("status", {}, 2000).catch(() => undefined) : undefined;
+  // A guest that lacks pages may stand, and its process with it.
+  const answers = live && header?.state !== "runPartial" ? live : undefined;
+  const status = answers ? await answers.control.say("status", {}, 2000).catch(() => undefined) : undefined;
   const used = async (path: string): Promise<number | undefined> => {
     const facts = await unless(stat(path), "ENOENT");
     return facts && facts.blocks * 512;
@@ -43,15 +46,15 @@ export async function reportOf(vm: Vm): Promise<VmReport | undefined> {
     ...(diskUsedBytes !== undefined && { diskUsedBytes }),
     // Bits without a name are compared in the preflight only: another host's facts may not list them.
     ...(header?.cpuFlags && { cpuFlags: header.cpuFlags.filter((flag) => !/^cpu\d+\.\d+$/.test(flag)) }),
-    nics: await nicStats(vm),
+    nics: await nicStats(vm, answers),
     ...(file.lastMigration && { lastMigration: file.lastMigration }),
     ...(record.tombstone && { movedTo: record.tombstone.host }),
     ...(note !== undefined && { note }),
   };
 }
 
-async function nicStats(vm: Vm): Promise<NicStats[]> {
-  const { file, live, wirings } = vm;
+async function nicStats(vm: Vm, live: LiveVm | undefined): Promise<NicStats[]> {
+  const { file, wirings } = vm;
   if (!file) return [];
   return live ? await askStats(live.control, file.spec, wirings) : parseStats({}, file.spec, wirings);
 }
@@ -69,7 +72,17 @@ function stateOf(vm: Vm, header: CopyState): { state: VmState; note?: string } {
     }
     return { state: "moving" };
   }
-  if (incoming?.state === "RESERVED") return { state: decideTarget("RESERVED", header) === "settle" ? "settling" : "moving" };
+  if (incoming?.state === "RESERVED") {
+    const step = decideTarget("RESERVED", header, vm.live !== undefined);
+    if (step === "fill") return { state: "settling", note: fillingNote(vm, incoming.from.host) };
+    return { state: step === "settle" ? "settling" : "moving" };
+  }
   if (vm.live) return { state: header === "frozen" ? "frozen" : "running" };
   return { state: "stopped", ...(vm.file?.note !== undefined && { note: vm.file.note }) };
+}
+
+function fillingNote({ job }: Vm, from: string): string {
+  const left = job?.progress.pagesLeft;
+  if (left === undefined) return `it runs and waits for pages that ${from} has: \`pulumi up\` or \`pulumi refresh\` connects the two again`;
+  return `it runs; ${left} of its pages are still to come from ${from}`;
 }

@@ -30,11 +30,16 @@ describe("the recovery table", () => {
   });
 
   it("says GONE only where no startable copy exists", () => {
-    const settled = headers.filter((header) => decideTarget("RESERVED", header) === "settle");
-    expect(settled).to.have.members(["run", "runPartial", "haltedByGuest", "frozen"]);
-    expect(decideTarget("RESERVED", "part")).to.equal("wait");
-    for (const header of ["refused", "none", "released"] as const) expect(decideTarget("RESERVED", header)).to.equal("say-gone");
-    for (const header of headers) expect(decideTarget("SETTLED", header)).to.equal("say-settled");
+    const by = (step: string, alive: boolean) => headers.filter((header) => decideTarget("RESERVED", header, alive) === step);
+    for (const alive of [true, false]) {
+      expect(by("settle", alive)).to.have.members(["run", "haltedByGuest", "frozen"]);
+      expect(by("wait", alive)).to.deep.equal(["part"]);
+    }
+    // One that lacks pages goes on only while it lives.
+    expect(by("fill", true)).to.deep.equal(["runPartial"]);
+    expect(by("say-gone", true)).to.have.members(["refused", "none", "released"]);
+    expect(by("say-gone", false)).to.have.members(["refused", "none", "released", "runPartial"]);
+    for (const alive of [true, false]) for (const header of headers) expect(decideTarget("SETTLED", header, alive)).to.equal("say-settled");
   });
 
   it("lets a source return only by GONE of the very journal that offered", () => {

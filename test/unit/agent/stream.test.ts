@@ -110,7 +110,7 @@ describe("the migration stream's decoder", () => {
   });
 
   it("refuses a last frame whose lengths do not add up", () => {
-    const message = { m: "m", digest: "0".repeat(64), epoch: 2, diskBlocks: 0 };
+    const message = { m: "m", digest: "0".repeat(64), epoch: 2, diskBlocks: 0, latePages: 0 };
     const page0 = Buffer.alloc(4096);
     page0.write("MOBIMEM1");
     page0.write("its last byte", 600);

@@ -40,9 +40,9 @@ describe("Vm check", () => {
   });
 
   it("names all that is wrong with how it is to move, and what would be right", () => {
-    expect(failuresOf({ migration: { onNoConvergence: "postcopy", maxDowntimeMs: 0, deadline: 3 } })).to.deep.equal([
+    expect(failuresOf({ migration: { onNoConvergence: "wait", maxDowntimeMs: 0, deadline: 3 } })).to.deep.equal([
       "migration.maxDowntimeMs is 0; wanted: more than 0",
-      'migration.onNoConvergence is "postcopy"; wanted: "throttle" or "extend" or "abort"',
+      'migration.onNoConvergence is "wait"; wanted: "throttle" or "extend" or "postcopy" or "abort"',
       "migration.deadline is not a property that exists; did you mean `deadlineS`?",
     ]);
     expect(failuresOf({ migration: { onNoConvergence: "extend", bandwidthMbps: 8, deadlineS: 60, maxDowntimeMs: 20 } })).to.deep.equal([]);

@@ -10,6 +10,8 @@ export class Violation extends Error {
 
 export const bit = (fact: Fact): number => 1 << facts.indexOf(fact);
 
+export const isRunning = ({ alive, copy }: HostState): boolean => alive && (copy.state === "run" || copy.state === "runPartial");
+
 export function clone(world: World): World {
   const [a, b] = world.hosts;
   return { ...world, moves: world.moves.map((move) => ({ ...move })), hosts: [cloneHost(a), cloneHost(b)] };
@@ -48,15 +50,15 @@ export class TargetDeeds {
   }
 
   /** Somebody runs from here on. */
-  protected runs(h: number, epoch: number, fresh: boolean): void {
+  protected runs(h: number, epoch: number, fresh: boolean, state: "run" | "runPartial" = "run"): void {
     const host = this.host(h);
     const other = this.host(1 - h);
-    if (other.alive && other.copy.state === "run") throw new Violation("two copies run");
+    if (isRunning(other)) throw new Violation("two copies run");
     if (fresh && epoch <= this.world.used) throw new Violation(`epoch ${epoch} was used before`);
     if (!fresh && epoch !== this.world.used)
       throw new Violation(`a copy goes on with epoch ${epoch}, and ${this.world.used} was used since`);
     this.world.used = epoch;
-    host.copy = { ...host.copy, state: "run", epoch };
+    host.copy = { ...host.copy, state, epoch };
     host.alive = true;
   }
 
@@ -90,7 +92,7 @@ export class TargetDeeds {
     const old = host.in.at(-1);
     if (old?.state === "RESERVED") this.answer(h, old.m, "QUERY");
     if (host.in.at(-1)?.state === "RESERVED") return false;
-    if (host.copy.state === "run" && host.alive) throw new Violation("an offer removes a running copy");
+    if (isRunning(host)) throw new Violation("an offer removes a running copy");
     this.drop(h);
     host.copy = { state: "part", m, epoch: epochTarget };
     host.alive = true;
@@ -103,20 +105,31 @@ export class TargetDeeds {
     return true;
   }
 
-  final(h: number, m: number): boolean {
+  /** @param late in post-copy the guest runs, and lacks pages that only the source's copy has */
+  final(h: number, m: number, late: boolean): boolean {
     const host = this.host(h);
     if (!(this.move(m).facts & bit("FINAL")) || host.taking !== m || !host.alive || host.copy.state !== "part") return false;
     this.endTaking(host);
     host.disk = "unsynced";
-    this.runs(h, this.move(m).epochTarget, true);
+    this.runs(h, this.move(m).epochTarget, true, late ? "runPartial" : "run");
     this.say(m, "STARTED");
+    return true;
+  }
+
+  /** The last of what was lacking has come: from the source's copy, over a connection that a provider's run may have made anew. */
+  fill(h: number, m: number): boolean {
+    const host = this.host(h);
+    const source = this.host(1 - h);
+    if (host.copy.state !== "runPartial" || host.copy.m !== m || !host.alive || !source.agentUp) return false;
+    if (source.copy.state !== "released" || source.copy.m !== m || source.out?.m !== m || source.out.state !== "OPEN") return false;
+    host.copy.state = "run";
     return true;
   }
 
   settle(h: number, m: number): boolean {
     const host = this.host(h);
     const record = host.in.find((one) => one.m === m);
-    if (record?.state !== "RESERVED" || this.rules.decideTarget("RESERVED", host.copy.state) !== "settle") return false;
+    if (record?.state !== "RESERVED" || this.rules.decideTarget("RESERVED", host.copy.state, host.alive) !== "settle") return false;
     host.disk = "durable";
     record.state = "SETTLED";
     host.home = "yes";
@@ -137,12 +150,13 @@ export class TargetDeeds {
     if (record) record.state = "GONE";
     this.say(m, "GONE");
     this.endTaking(host);
-    if (host.copy.state === "part") Object.assign(host, { copy: { ...host.copy, state: "refused" }, alive: false });
+    if (host.copy.state === "part" || host.copy.state === "runPartial")
+      Object.assign(host, { copy: { ...host.copy, state: "refused" }, alive: false });
     if (killed) this.crash(h);
     else this.drop(h);
   }
 
-  answer(h: number, m: number, asked: "QUERY" | "ABORTED", killed = false): boolean {
+  answer(h: number, m: number, asked: "QUERY" | "LOST" | "ABORTED", killed = false): boolean {
     const host = this.host(h);
     const before = JSON.stringify([host.in, this.move(m).facts, host.copy]);
     const record = host.in.find((one) => one.m === m);
@@ -153,9 +167,10 @@ export class TargetDeeds {
     }
     const header: CopyState = record.state === "RESERVED" ? host.copy.state : "none";
     if (killed && record.state !== "RESERVED") return false;
-    const step: TargetStep = this.rules.decideTarget(record.state, header);
+    const step: TargetStep = this.rules.decideTarget(record.state, header, host.alive);
     if (step === "say-settled") this.say(m, "SETTLED");
     else if (step === "settle") this.settle(h, m);
+    else if (step === "fill" && asked !== "LOST") return false;
     else {
       if (step !== "none") this.gone(h, m, killed);
       else this.say(m, "GONE");

@@ -1,5 +1,5 @@
 /** Breadth-first over every order of what can happen: so the trace of a violation is a shortest one. */
-import { Violation } from "./deeds";
+import { isRunning, Violation } from "./deeds";
 import type { Rules } from "./rules";
 import { describeWorld, pack, unpack, type World } from "./state";
 import { type Budget, stepsOf } from "./steps";
@@ -105,7 +105,7 @@ export function explore(rules: Rules, budget: Budget): Exploration {
 }
 
 function checkState({ hosts, kills, reboots }: World): void {
-  if (hosts.filter(({ alive, copy }) => alive && copy.state === "run").length > 1) throw new Violation("two copies run");
+  if (hosts.filter(isRunning).length > 1) throw new Violation("two copies run");
   if (hosts.filter(({ home, out }) => home === "yes" && out?.state !== "OPEN").length > 1) throw new Violation("two custodians");
   if (!hosts.some(({ disk }) => disk === "durable")) throw new Violation("the last complete disk is gone");
   const whole = hosts.some(({ copy }) => ["run", "frozen", "released"].includes(copy.state));

@@ -66,13 +66,14 @@ describe("the commit protocol, in every order of what can happen", function () {
       within: 12,
     },
     "GONE from the journal alone, whatever the header says": {
-      rules: { decideTarget: (state) => (state === "RESERVED" ? "say-gone" : codeRules.decideTarget(state, "none")) },
+      rules: { decideTarget: (state) => (state === "RESERVED" ? "say-gone" : codeRules.decideTarget(state, "none", false)) },
       found: /./,
       within: 15,
     },
     "GONE after SETTLED": {
       rules: {
-        decideTarget: (state, header) => (state === "SETTLED" && header === "none" ? "say-gone" : codeRules.decideTarget(state, header)),
+        decideTarget: (state, header, alive) =>
+          state === "SETTLED" && header === "none" ? "say-gone" : codeRules.decideTarget(state, header, alive),
       },
       found: /./,
       within: 20,
@@ -80,6 +81,19 @@ describe("the commit protocol, in every order of what can happen", function () {
     "a source that retires when the target has started": {
       rules: { sourcePhases: sourcePhases.filter(({ name }) => name !== "settle") },
       found: /retire begins without SETTLED|last complete disk/,
+      within: 15,
+    },
+    "a target that settles while pages are missing": {
+      rules: {
+        decideTarget: (state, header, alive) =>
+          header === "runPartial" && alive ? "settle" : codeRules.decideTarget(state, header, alive),
+      },
+      found: /last complete memory|ends with/,
+      within: 15,
+    },
+    "a target that waits for pages though its guest has died": {
+      rules: { decideTarget: (state, header, alive) => (header === "runPartial" ? "fill" : codeRules.decideTarget(state, header, alive)) },
+      found: /ends with/,
       within: 15,
     },
     "a return with the epoch of before": { rules: { returnsWithNewEpoch: false }, found: /epoch/, within: 15 },

@@ -224,8 +224,9 @@ export class Deeds extends TargetDeeds {
     host.agentUp = true;
     const record = host.in.at(-1);
     if (record?.state === "RESERVED") {
-      if (this.rules.decideTarget("RESERVED", host.copy.state) === "settle") this.settle(h, record.m);
-      else this.gone(h, record.m);
+      const step = this.rules.decideTarget("RESERVED", host.copy.state, host.alive);
+      if (step === "settle") this.settle(h, record.m);
+      else if (step !== "fill") this.gone(h, record.m);
     }
     if (killed) return this.undo(h, true);
     this.undo(h, false);

@@ -67,7 +67,9 @@ function agentSteps(world: World, h: 0 | 1, rules: Rules, budget: Budget, may: M
       may(`hears GONE m${m}, killed half-way`, "fault", (w) => w.hear(h, m, "GONE", true));
     } else {
       may(`offered m${m}`, "will", (w) => w.offer(h, m));
-      may(`FINAL m${m}`, "progress", (w) => w.final(h, m));
+      may(`FINAL m${m}`, "progress", (w) => w.final(h, m, false));
+      may(`FINAL m${m}, pages follow`, "progress", (w) => w.final(h, m, true));
+      may(`its last page comes, m${m}`, "progress", (w) => w.fill(h, m));
       may(`settles m${m}`, "progress", (w) => w.settle(h, m));
       may(`refuses m${m}`, "fault", (w) => w.refuse(h, m, false));
       may(`refuses m${m}, killed half-way`, "fault", (w) => w.refuse(h, m, true));
@@ -75,6 +77,8 @@ function agentSteps(world: World, h: 0 | 1, rules: Rules, budget: Budget, may: M
       const waits = asks?.m === m && asks.state === "OPEN" && ["released", "none"].includes(world.hosts[1 - h]?.copy.state ?? "");
       if (move.facts & bit("OPEN")) may(`QUERY m${m}`, waits ? "progress" : "fault", (w) => w.answer(h, m, "QUERY"));
       if (move.facts & bit("OPEN")) may(`QUERY m${m}, killed half-way`, "fault", (w) => w.answer(h, m, "QUERY", true));
+      const lost = waits && world.hosts[1 - h]?.copy.state === "none" && world.hosts[1 - h]?.agentUp;
+      if (lost) may(`LOST m${m}`, "progress", (w) => w.answer(h, m, "LOST"));
       if (move.facts & bit("ABORTED")) may(`ABORTED m${m}`, "progress", (w) => w.answer(h, m, "ABORTED"));
       if (move.facts & bit("CLOSED")) may(`CLOSED m${m}`, "progress", (w) => w.closed(h, m));
     }

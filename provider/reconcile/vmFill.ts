@@ -1,0 +1,39 @@
+import { randomBytes } from "node:crypto";
+import { moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
+import type { Row } from "./engine";
+import type { Fleet } from "./fleet";
+import { progressText } from "./vmMove";
+import type { Observation, Sighting } from "./vmObserve";
+
+/** Where this attempt's guest runs and lacks pages that its source has; undefined where it does not. */
+export function fillingTarget({ sightings }: Observation, attempt: string): Sighting | undefined {
+  return sightings.find(({ facts }) =>
+    facts.some((fact) => fact.attempt === attempt && fact.in === "RESERVED" && fact.header === "runPartial"),
+  );
+}
+
+/** Connects the two agents again, where one of them was restarted, and waits till all pages are there (or the guest is back at its source). */
+export async function finishFilling(
+  { fleet, vm, row }: { readonly fleet: Fleet; readonly vm: string; readonly row: Row },
+  source: Sighting,
+  target: Sighting,
+  attempt: string,
+): Promise<void> {
+  const { agent } = source.reached;
+  const gen = source.gen ?? (await agent.call(vmClaim, { vm })).gen;
+  const { agentId, address } = target.reached.agent.hello;
+  const { needs } = await agent.call(moveBegin, { vm, gen, to: { host: target.host, agentId } });
+  const key = randomBytes(32).toString("hex");
+  const { port, journalId } = await target.reached.agent.call(moveOffer, { needs, key });
+  await agent.call(moveStart, {
+    vm,
+    attempt,
+    key,
+    policy: {},
+    target: { host: target.host, address: fleet.get(target.host)?.dataAddress ?? address, port, journalId },
+  });
+  using _progress = agent.on(moveProgress, (progress) => {
+    if (progress.vm === vm && progress.attempt === attempt) row.progress(progressText(progress));
+  });
+  await agent.call(moveWatch, { vm, attempt }, { timeoutMs: 0 });
+}
