@@ -5,6 +5,7 @@ import { until, within } from "../../provider/lib/time";
 import * as protocol from "../../provider/protocol/methods";
 import type { MigrationPolicy, VmSpec } from "../../provider/schemas/vm";
 import { boot, exec, move, specOf, TestAgent } from "./support/agents";
+import { TestProvider } from "./support/provider";
 
 /** A guest that changes more than its link carries: it goes on before all of it is there. */
 const policy: MigrationPolicy = { bandwidthMbps: 60, onNoConvergence: "postcopy" };
@@ -109,11 +110,17 @@ describe("post-copy", function () {
     expect(await get(s)).to.include({ home: "no", movedTo: "target" });
   });
 
-  it("both agents killed meanwhile", async () => {
+  it("both agents killed meanwhile: a refresh connects them, says how many pages are left, and waits", async () => {
     await filling();
     await Promise.all([s.stop("kill"), t.stop("kill")]);
     [s, t] = [await again(s), await again(t)];
-    expect(await move(spec.uuid, s, t, policy)).to.include({ phase: "done" });
+    const provider = new TestProvider([s, t]);
+    try {
+      expect(await provider.refresh(spec, s)).to.include({ host: "target", state: "running" });
+      expect(provider.progress.join("\n")).to.match(/settle: .*, \d+ pages left/);
+    } finally {
+      await provider.kill();
+    }
     await isRight(t);
   });
 
@@ -144,8 +151,12 @@ describe("post-copy", function () {
     process.kill(pid ?? 0, "SIGKILL");
     rmSync(join(dirname(s.socket), spec.uuid), { recursive: true });
     s = await again(s);
-    const end = await move(spec.uuid, s, t, policy);
-    expect(end.phase, JSON.stringify(end)).to.equal("failed");
+    const provider = new TestProvider([s, t]);
+    try {
+      expect(await provider.refresh(spec, s)).to.include({ host: "source", state: "stopped" });
+    } finally {
+      await provider.kill();
+    }
     await until(60_000, "the target to be clean", async () => ((await get(t)) === null ? true : undefined));
     expect(await get(s)).to.include({ state: "stopped", home: "yes" });
     await boot(s, spec);

@@ -59,7 +59,7 @@ export class Receiver {
     stream: string,
     decoder: StreamDecoder,
     first: readonly Frame[],
-    isFilling: boolean,
+    isFilling = false,
   ): Promise<{ anew: boolean }> {
     this.#socket?.destroy();
     this.#socket = socket;
