@@ -1,5 +1,5 @@
 import { type VmReport, vmEnsure } from "../protocol/methods";
-import { type VmSpec, vmSpec } from "../schemas/vm";
+import { type MigrationPolicy, migrationPolicy, type VmSpec, vmSpec } from "../schemas/vm";
 import type { Reached } from "../transport/connect";
 import { pick } from "./compare";
 import type { Row } from "./engine";
@@ -61,6 +61,9 @@ export function sightingOn({ sightings, away }: Observation, host: string): Sigh
 
 /** The VM as a person knows it. */
 export const nameOf = (props: Props): string => `VM ${String(props.name)}`;
+
+/** A state of an older version may have what this one does not know. */
+export const policyOf = ({ migration }: Props): MigrationPolicy => migrationPolicy.safeParse(migration ?? {}).data ?? {};
 
 /** NICs start with this MTU; a Link's own takes its place when it is wired. */
 const initialMtu = 1400;

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
+import type { MigrationPolicy } from "../schemas/vm";
 import type { Row } from "./engine";
 import type { Fleet } from "./fleet";
 import { progressText } from "./vmMove";
@@ -14,7 +15,7 @@ export function fillingTarget({ sightings }: Observation, attempt: string): Sigh
 
 /** Connects the two agents again, where one of them was restarted, and waits till all pages are there (or the guest is back at its source). */
 export async function finishFilling(
-  { fleet, vm, row }: { readonly fleet: Fleet; readonly vm: string; readonly row: Row },
+  { fleet, vm, row, policy = {} }: { readonly fleet: Fleet; readonly vm: string; readonly row: Row; readonly policy?: MigrationPolicy },
   source: Sighting,
   target: Sighting,
   attempt: string,
@@ -29,7 +30,7 @@ export async function finishFilling(
     vm,
     attempt,
     key,
-    policy: {},
+    policy,
     target: { host: target.host, address: fleet.get(target.host)?.dataAddress ?? address, port, journalId },
   });
   using _progress = agent.on(moveProgress, (progress) => {

@@ -2,7 +2,7 @@ import { messageOf } from "../lib/errors";
 import { pick } from "./compare";
 import { type Context, Fleet } from "./fleet";
 import type { Props } from "./handler";
-import { inputKeys, nameOf, outputsOf } from "./vmCommon";
+import { inputKeys, nameOf, outputsOf, policyOf } from "./vmCommon";
 import { custodian, type Observation, observe } from "./vmObserve";
 import { settle } from "./vmSettle";
 
@@ -13,7 +13,7 @@ export async function read(context: Context, id: string, props: Props): Promise<
   const found = (outs: Props) => ({ props: outs, inputs: pick(outs, inputKeys) });
   let seen = await observe(fleet, id, [String(props.host)], { claim: false });
   if (!custodian(seen)) seen = await observe(fleet, id, fleet.names, { claim: false });
-  seen = await settle({ fleet, vm: id, resource: nameOf(props), row, observation: seen }).catch(() => seen);
+  seen = await settle({ fleet, vm: id, resource: nameOf(props), row, policy: policyOf(props), observation: seen }).catch(() => seen);
   const home =
     custodian(seen) ?? seen.sightings.find(({ report }) => report && report.home !== "destroyed" && report.movedTo === undefined);
   if (home?.report) return found({ ...props, ...outputsOf(home.report, home.host), __agentId: home.reached.agent.hello.agentId });

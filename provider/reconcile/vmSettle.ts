@@ -1,6 +1,7 @@
 import { until } from "../lib/time";
 import type { MoveFacts } from "../protocol/methods";
 import { moveCancel, moveWatch } from "../protocol/methods";
+import type { MigrationPolicy } from "../schemas/vm";
 import { AgentError } from "../transport/errors";
 import type { Row } from "./engine";
 import { ReconcileError } from "./errors";
@@ -16,6 +17,8 @@ interface Unsettled {
   readonly observation: Observation;
   /** The host that is wanted: an attempt towards it is left alone, for move() attaches to it. Absent: only resolve doubt, as refresh does. */
   readonly wanted?: string;
+  /** Its `migration` inputs. */
+  readonly policy?: MigrationPolicy;
   /** The VM is to be destroyed: attempts before their release are cancelled. */
   readonly abandon?: boolean;
 }

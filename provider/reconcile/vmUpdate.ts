@@ -1,13 +1,13 @@
 import { randomBytes } from "node:crypto";
 import { messageOf } from "../lib/errors";
-import { type LastMigration, migrationPolicy } from "../schemas/vm";
+import type { LastMigration } from "../schemas/vm";
 import { pick } from "./compare";
 import type { Row } from "./engine";
 import { PartialFailure, ReconcileError } from "./errors";
 import { type Context, Fleet } from "./fleet";
 import type { Props } from "./handler";
 import { blobsOf } from "./vmBlobs";
-import { carried, ensure, ensuringBlobs, nameOf, othersOf, sightingOn } from "./vmCommon";
+import { carried, ensure, ensuringBlobs, nameOf, othersOf, policyOf, sightingOn } from "./vmCommon";
 import { MoveFailure, move, resultText } from "./vmMove";
 import { custodian, type Observation, observe, type Sighting } from "./vmObserve";
 import { settle } from "./vmSettle";
@@ -23,6 +23,7 @@ export async function update(context: Context, id: string, olds: Props, news: Pr
     resource: nameOf(news),
     row,
     wanted,
+    policy: policyOf(news),
     observation: await observe(fleet, id, [String(olds.host), wanted], { claim: true, row }),
   });
   const home = custodian(seen) ?? lost(seen, news);
@@ -73,7 +74,7 @@ async function moveTo(
       resource: nameOf(news),
       vm: id,
       gen: from.gen ?? 0,
-      policy: migrationPolicy.parse(news.migration ?? {}),
+      policy: policyOf(news),
       source: from.reached,
       target: to.reached,
       targetAddress: fleet.get(to.host)?.dataAddress ?? "",
@@ -96,13 +97,15 @@ async function afterDoubt(
   error: MoveFailure,
 ): Promise<LastMigration> {
   const observation = await observe(fleet, id, [from.host, to.host], { claim: true, row });
-  const seen = await settle({ fleet, vm: id, resource: nameOf(news), row, wanted: to.host, observation }).catch((doubt: unknown) => {
-    throw new PartialFailure(
-      id,
-      { ...news, ...carried(olds), host: from.host, state: "in-doubt", note: messageOf(doubt), __owner: owner },
-      error,
-    );
-  });
+  const seen = await settle({ fleet, vm: id, resource: nameOf(news), row, wanted: to.host, policy: policyOf(news), observation }).catch(
+    (doubt: unknown) => {
+      throw new PartialFailure(
+        id,
+        { ...news, ...carried(olds), host: from.host, state: "in-doubt", note: messageOf(doubt), __owner: owner },
+        error,
+      );
+    },
+  );
   const home = custodian(seen);
   if (home?.host === to.host)
     return (
