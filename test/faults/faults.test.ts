@@ -44,7 +44,7 @@ describe("moves with faults in them", function () {
   it("would find two copies: an agent that returns because it heard nothing is caught by the frames of its guest", async () => {
     const folder = mkdtempSync(join(tmpdir(), "mobi-doctored-"));
     try {
-      const right = "this.#doubt.resolve(";
+      const right = "this.#doubted.resolve(";
       const text = readFileSync(await agentProgram(), "utf8");
       expect(text.split(right), "the one place where silence leads to doubt").to.have.length(2);
       const doctored = join(folder, "agent.cjs");

@@ -3,7 +3,8 @@ import type { Scene } from "./support/scene";
 
 /** Where a move can be held, in the order in which it comes by (provider/agent/migration/holds.ts). */
 export const sourcePoints = ["reserve", "precopy", "arm", "freeze", "release", "released", "resume", "settle", "retire"] as const;
-export const targetPoints = ["go", "started", "settled"] as const;
+/** `filling`: a move by post-copy, whose guest runs and lacks pages. */
+export const targetPoints = ["go", "filling", "started", "settled"] as const;
 export type Point = (typeof sourcePoints)[number] | (typeof targetPoints)[number];
 export const points: readonly Point[] = [...sourcePoints, ...targetPoints];
 
@@ -32,7 +33,7 @@ export const faults: readonly Fault[] = [
   { name: "link stalled", points, inflict: ({ link }) => link.stall(2500) },
   {
     name: "link cut for good",
-    points: ["precopy", "release", "released", "started"],
+    points: ["precopy", "release", "released", "filling", "started"],
     inflict: ({ link }) => link.cut(),
     heal: ({ link }) => link.heal(),
   },
@@ -49,12 +50,13 @@ export const faults: readonly Fault[] = [
     points,
     // The hold at `settle` and `resume` is the source's: the target may have started meanwhile, or not yet.
     mayLoseRam: ["resume", ...atTarget],
+    mayRollBack: ["filling"],
     inflict: ({ target, vm }) => target.killKernel(vm),
   },
   {
     name: "source host rebooted",
     points,
-    mayLoseRam: [...beforeFreeze, "release", "released", "go", "resume"],
+    mayLoseRam: [...beforeFreeze, "release", "released", "go", "filling", "resume"],
     inflict: ({ source }) => source.reboot(),
   },
   {
@@ -62,7 +64,7 @@ export const faults: readonly Fault[] = [
     points,
     // As above.
     mayLoseRam: ["resume", ...atTarget],
-    mayRollBack: ["started", "settle", "resume"],
+    mayRollBack: ["filling", "started", "settle", "resume"],
     inflict: ({ target }) => target.reboot(),
   },
   {

@@ -19,6 +19,13 @@ const queueMs = 40;
 
 const zeroPage = Buffer.alloc(pageBytes);
 
+interface Served {
+  /** After each piece: how many are left. */
+  sent(left: number): void;
+  /** The stream ended, or the copy cannot be read. */
+  failed(error: Error): void;
+}
+
 /**
  * Serves the pages that a guest lacks which runs at its target already, from its copy here, that stands: what it asks for first, then what lies behind that,
  * then the rest. What it lacks is the target's to say.
@@ -35,15 +42,19 @@ export class LatePages implements AsyncDisposable {
     private readonly memory: FileHandle,
     pages: number,
     private readonly sender: Sender,
-    private readonly sent: (left: number) => void,
+    private readonly to: Served,
   ) {
     this.#left = new Bits(pages);
   }
 
-  /** @param sent hears how many are left, after each piece */
-  static async open(path: string, sender: Sender, sent: (left: number) => void): Promise<LatePages> {
+  /** Serves from now on, until it is closed. */
+  static async open(path: string, sender: Sender, to: Served): Promise<LatePages> {
     const memory = await open(path, "r");
-    return new LatePages(memory, (await memory.stat()).size / pageBytes, sender, sent);
+    const pages = new LatePages(memory, (await memory.stat()).size / pageBytes, sender, to);
+    pages.#run().catch((error: unknown) => {
+      if (!pages.#over) to.failed(error instanceof Error ? error : new Error(String(error)));
+    });
+    return pages;
   }
 
   /** All that is lacking now. @throws StreamError */
@@ -60,8 +71,7 @@ export class LatePages implements AsyncDisposable {
     this.#tick();
   }
 
-  /** Serves until it is closed. @throws what ended the stream */
-  async run(): Promise<void> {
+  async #run(): Promise<void> {
     while (!this.#over) {
       const changed = this.#changed.promise;
       if (this.#asked.length > 0) await this.#send(this.#asked.splice(0), "soon");
@@ -107,7 +117,7 @@ export class LatePages implements AsyncDisposable {
     }
     if (batch.isEmpty) return;
     await this.sender.send(frameType.late, batch.take(), how);
-    this.sent(this.#left.count);
+    this.to.sent(this.#left.count);
   }
 
   #tick(): void {

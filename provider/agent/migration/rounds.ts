@@ -80,7 +80,7 @@ export function judge(rounds: readonly Round[], policy: RoundPolicy, elapsedMs: 
   const linkRate = rate(rounds);
   if (!before) {
     const known = { estimateMs: Infinity, dirtyRate: 0, linkRate, course };
-    return late ? { next: atDeadline, why: "deadline", ...known } : { next: "round", why: "go on", ...known };
+    return late ? { next: atDeadline, why: "deadline", late: how === "postcopy", ...known } : { next: "round", why: "go on", ...known };
   }
   const dirtyRate = last.bytes / Math.max(before.ms, 1);
   const sendMs = (dirtyRate * Math.max(last.ms, 1)) / linkRate;

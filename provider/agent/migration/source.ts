@@ -57,7 +57,7 @@ export class SourceJob implements MoveJob, SourceSteps {
   /** As the target knows it. */
   #spec: VmSpec | undefined;
   readonly #doubt = new Doubt();
-  readonly #doubted: Deferred<MoveProgress> = deferred();
+  #doubted: Deferred<MoveProgress> = deferred();
 
   constructor(
     private readonly vm: Vm,
@@ -143,6 +143,8 @@ export class SourceJob implements MoveJob, SourceSteps {
   /** The provider came again: another key, and the target's agent may listen elsewhere by now. */
   renew(request: Pick<SourceRequest, "key" | "target">): void {
     this.request = { ...this.request, ...request };
+    this.#doubted = deferred();
+    if (this.released) this.#waitForDoubt();
   }
 
   /** A fact that a courier brought, or that came over the stream. */
@@ -294,22 +296,19 @@ export class SourceJob implements MoveJob, SourceSteps {
   async #serve(hear: (pages: LatePages) => void): Promise<void> {
     if (!this.released) return;
     try {
-      this.#latePages ??= this.#openLatePages();
+      this.#latePages ??= LatePages.open(this.vm.paths.memory, this.#sender, {
+        sent: (pagesLeft) => {
+          this.#report({ pagesLeft });
+          this.#waitForDoubt();
+        },
+        failed: (error) => this.#settled.reject(error),
+      });
       hear(await this.#latePages);
     } catch (error) {
       // Lost with the rest of the memory (its host was rebooted): then what runs there is no whole guest.
       if (errnoOf(error) === "ENOENT") this.#sender.tell({ fact: "LOST", m: this.m, journalId: this.vm.context.journalId });
       else this.#settled.reject(error instanceof Error ? error : new Error(messageOf(error)));
     }
-  }
-
-  async #openLatePages(): Promise<LatePages> {
-    const pages = await LatePages.open(this.vm.paths.memory, this.#sender, (pagesLeft) => {
-      this.#report({ pagesLeft });
-      this.#waitForDoubt();
-    });
-    pages.run().catch((error: unknown) => this.#settled.reject(error instanceof Error ? error : new Error(messageOf(error))));
-    return pages;
   }
 
   async #tellSpec(spec: VmSpec): Promise<void> {

@@ -37,6 +37,26 @@ export async function startChecks(agent: AgentConnection, vm: string): Promise<v
   await start(agent, vm, "ram", "ramcheck --mib 4 --disk-mib 1", true);
 }
 
+/** A program that writes noise over its memory, and knows what should be there. */
+export async function startWriter(agent: AgentConnection, vm: string): Promise<void> {
+  await shell(
+    agent,
+    vm,
+    "rm -f /tmp/written; setsid dirty --mib 8 --mib-per-s 24 --whole --state /tmp/written </dev/null >/dev/null 2>&1 &",
+  );
+  await until(
+    30_000,
+    "the writer to begin",
+    async () => (await shell(agent, vm, "look /tmp/written || true")).includes('"ok":true') || undefined,
+  );
+}
+
+/** Its memory is looked at as a whole. @throws Error with what is wrong */
+export async function stopWriter(agent: AgentConnection, vm: string): Promise<void> {
+  const said = await shell(agent, vm, "look /tmp/written --check || true; killall -9 dirty");
+  if (!said.includes('"ok":true')) throw new Error(`the writer says: ${said.trim()}`);
+}
+
 /** A stream in both directions between two guests. */
 export async function startStream(listener: [AgentConnection, string], connector: [AgentConnection, string], port: number): Promise<void> {
   for (const [agent, vm] of [listener, connector]) await shell(agent, vm, "killall -9 tcpstream 2>/dev/null; rm -f /tmp/out.tcp; true");

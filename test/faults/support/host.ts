@@ -18,7 +18,7 @@ import { join } from "node:path";
 import { until } from "../../../provider/lib/time";
 import type { KnownHost } from "../../../provider/schemas/host";
 
-const runWord = 1;
+const runWords: readonly (number | undefined)[] = [1, 2];
 const dayNs = 86_400n * 1_000_000_000n;
 
 export class TestHost implements Disposable {
@@ -111,9 +111,9 @@ export class TestHost implements Disposable {
     rmSync(join(this.stateDir, "filler"), { force: true });
   }
 
-  /** VMs whose memory file says `run` and has a process: read from the header's word itself. */
+  /** VMs whose memory file says `run` or `runPartial` and has a process: read from the header's word itself. */
   running(): string[] {
-    return this.#vms().filter((vm) => this.#kernelOf(vm) !== undefined && this.#word(vm) === runWord);
+    return this.#vms().filter((vm) => this.#kernelOf(vm) !== undefined && runWords.includes(this.#word(vm)));
   }
 
   /** The next move that comes by this point stops there. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Assets } from "../../../provider/lib/assets";
 import * as protocol from "../../../provider/protocol/methods";
 import type { Props } from "../../../provider/reconcile/handler";
+import type { MigrationPolicy } from "../../../provider/schemas/vm";
 import type { AgentConnection } from "../../../provider/transport/rpc";
 import { shell, startChecks, startStream } from "./guest";
 import { TestHost } from "./host";
@@ -69,8 +70,8 @@ export class World implements AsyncDisposable {
   }
 
   /** As `pulumi up` with the VM on that host. */
-  async up(host: TestHost): Promise<void> {
-    await this.provider.up(this.vm, this.#wanted("a", host.name, 1));
+  async up(host: TestHost, migration: MigrationPolicy = {}): Promise<void> {
+    await this.provider.up(this.vm, { ...this.#wanted("a", host.name, 1), migration });
     if (this.peer.id === undefined) await this.provider.up(this.peer, this.#wanted("b", this.third.name, 2));
     const end = ({ id, outs }: Resource): object => ({ vm: id, instance: outs.instance, host: outs.host, nic: "net" });
     await this.provider.up(this.cable, { ends: [end(this.vm), end(this.peer)], ...this.#hidden("Link", "cable") });

@@ -1,9 +1,10 @@
 /** One move with one fault in it, and what the next commands make of it. */
 import { messageOf } from "../../../provider/lib/errors";
 import { within } from "../../../provider/lib/time";
+import type { MigrationPolicy } from "../../../provider/schemas/vm";
 import type { Fault, Point } from "../faults";
 import { targetPoints } from "../faults";
-import { allRight, shell, startChecks } from "./guest";
+import { allRight, shell, startChecks, startWriter, stopWriter } from "./guest";
 import type { TestHost } from "./host";
 import type { Scene, World } from "./scene";
 
@@ -23,6 +24,8 @@ export interface Turn {
 
 const upLimitMs = 180_000;
 const pointLimitMs = 60_000;
+/** Its rounds are over with the first, and nothing fits. */
+const postcopyAtOnce: MigrationPolicy = { onNoConvergence: "postcopy", deadlineS: 0.001, maxDowntimeMs: 1 };
 
 /** Moves the VM to the other host, with the fault at the point. */
 export async function turn(world: World, fault: Fault, point: Point): Promise<Turn> {
@@ -31,6 +34,8 @@ export async function turn(world: World, fault: Fault, point: Point): Promise<Tu
   const found = { twoCopies: [] as string[], lostGuests: [] as string[], corruptions: [] as string[], unrecovered: [] as string[] };
   const bootId = await boot(world);
   const staleBefore = await world.staleFrames();
+  // What it writes between the last scan and the freeze is what it lacks then.
+  if (point === "filling") await startWriter(await world.home(), world.id);
   const first = await faulty(world, fault, point, source, target);
   if (fault.isHarmless && first !== "moved") found.unrecovered.push(`a harmless fault ended the move: ${first}`);
 
@@ -64,6 +69,8 @@ export async function turn(world: World, fault: Fault, point: Point): Promise<Tu
     const now = await boot(world).catch((error: unknown) => void found.lostGuests.push(`its guest does not answer: ${messageOf(error)}`));
     ramLost = now !== undefined && now !== bootId;
     if (ramLost && !fault.mayLoseRam?.includes(point)) found.lostGuests.push("its RAM is lost, and nothing that the fault killed had it");
+    if (point === "filling" && now === bootId)
+      await stopWriter(await world.home(), world.id).catch((error: unknown) => void found.corruptions.push(messageOf(error)));
     if (now !== undefined)
       rolledBack = await checkGuest(world, { ramLost, mayRollBack: fault.mayRollBack?.includes(point) ?? false }, found);
   }
@@ -81,7 +88,7 @@ async function faulty(world: World, fault: Fault, point: Point, source: TestHost
   const gone = new Promise<string>((resolve) => {
     killed = () => resolve("the provider was killed");
   });
-  const up = world.up(target).then(
+  const up = world.up(target, point === "filling" ? postcopyAtOnce : {}).then(
     () => "moved",
     (error: unknown) => `failed: ${messageOf(error).split("\n")[0]}`,
   );

@@ -39,6 +39,16 @@ describe("when pre-copy ends", () => {
     expect(judge(stuck, extend, 300_000)).to.include({ next: "final", why: "deadline" });
   });
 
+  it("postcopy: goes on at the target as soon as the guest outruns the link, and at the deadline; what fits is copied as ever", () => {
+    const postcopy = { ...policy, onNoConvergence: "postcopy" as const };
+    expect(judge(stuck.slice(0, 2), postcopy, 19_000)).to.include({ next: "final", why: "post-copy", late: true });
+    expect(judge([round(10e6, 10_000), round(3e6, 3_000)], postcopy, 13_000)).to.include({ next: "round", why: "go on" });
+    expect(judge(stuck, postcopy, 300_000)).to.include({ next: "final", why: "deadline", late: true });
+    expect(judge([round(30e6, 3_000), round(3e3, 0.3)], postcopy, 4_000))
+      .to.include({ next: "final", why: "fits" })
+      .and.not.have.property("late");
+  });
+
   it("abort: gives up instead, also at the deadline", () => {
     const abort = { ...policy, onNoConvergence: "abort" as const };
     expect(judge(stuck.slice(0, 4), abort, 20_000)).to.include({ next: "round" });
