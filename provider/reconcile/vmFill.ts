@@ -2,9 +2,18 @@ import { randomBytes } from "node:crypto";
 import { moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
 import type { MigrationPolicy } from "../schemas/vm";
 import type { Row } from "./engine";
+import { ReconcileError } from "./errors";
 import type { Fleet } from "./fleet";
 import { progressText } from "./vmMove";
 import type { Observation, Sighting } from "./vmObserve";
+
+interface Filled {
+  readonly fleet: Fleet;
+  readonly vm: string;
+  readonly resource: string;
+  readonly row: Row;
+  readonly policy?: MigrationPolicy;
+}
 
 /** Where this attempt's guest runs and lacks pages that its source has; undefined where it does not. */
 export function fillingTarget({ sightings }: Observation, attempt: string): Sighting | undefined {
@@ -15,7 +24,7 @@ export function fillingTarget({ sightings }: Observation, attempt: string): Sigh
 
 /** Connects the two agents again, where one of them was restarted, and waits till all pages are there (or the guest is back at its source). */
 export async function finishFilling(
-  { fleet, vm, row, policy = {} }: { readonly fleet: Fleet; readonly vm: string; readonly row: Row; readonly policy?: MigrationPolicy },
+  { fleet, vm, resource, row, policy = {} }: Filled,
   source: Sighting,
   target: Sighting,
   attempt: string,
@@ -36,5 +45,12 @@ export async function finishFilling(
   using _progress = agent.on(moveProgress, (progress) => {
     if (progress.vm === vm && progress.attempt === attempt) row.progress(progressText(progress));
   });
-  await agent.call(moveWatch, { vm, attempt }, { timeoutMs: 0 });
+  const { fault } = await agent.call(moveWatch, { vm, attempt }, { timeoutMs: 0 });
+  if (fault?.running === "in-doubt")
+    throw new ReconcileError(
+      resource,
+      `bring the rest of it from ${source.host} to ${target.host}`,
+      fault.message,
+      `It runs on ${target.host} and stands for what it lacks. Next: let the two hosts reach each other, and run the same command again; if that is not to be: mobitopolo recover`,
+    );
 }

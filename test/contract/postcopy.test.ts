@@ -144,6 +144,23 @@ describe("post-copy", function () {
     await until(60_000, "the target to be clean", async () => ((await get(t)) === null ? true : undefined));
   });
 
+  it("a person recovers it at its source meanwhile: what ran at the target ends as soon as it hears of that", async () => {
+    await filling();
+    const [fact] = (await s.call(protocol.moveFacts, { vm: spec.uuid })).facts;
+    await t.call(protocol.moveTell, { vm: spec.uuid, attempt: fact?.attempt ?? "", fact: "ABORTED", journalId: fact?.journalId ?? "" });
+    expect(await get(t)).to.equal(null);
+    await until(60_000, "the source to run it", async () => ((await get(s))?.state === "running" ? true : undefined));
+    await isRight(s);
+  });
+
+  it("powered off meanwhile: it has arrived, and is stopped", async () => {
+    const { moving } = await filling();
+    void exec(t, spec.uuid, "/bin/sh", "-c", "poweroff -f").catch(() => undefined);
+    expect(await moving).to.include({ phase: "done" });
+    expect(await get(t)).to.include({ state: "stopped", home: "yes" });
+    expect(await get(s)).to.include({ home: "no", movedTo: "target" });
+  });
+
   it("the source's memory lost meanwhile (its host rebooted): what ran ends, and the VM boots from its disk at the source", async () => {
     const { pid } = (await get(s)) ?? {};
     await filling();

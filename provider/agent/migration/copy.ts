@@ -49,6 +49,11 @@ export class CopyOut {
     return this.tracking?.mayBeLate === true;
   }
 
+  /** Blocks that the next pass is to send. */
+  get pendingBlocks(): number {
+    return this.disk.pending;
+  }
+
   /** How many blocks the overlay held at the last pass. */
   get blocks(): number {
     return this.disk.allocated;

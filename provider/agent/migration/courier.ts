@@ -41,7 +41,7 @@ export async function answerAttempt(
     return "SETTLED";
   }
   // The guest runs here and waits for what its source has.
-  if (step === "fill" && asked !== "LOST") return undefined;
+  if (step === "fill" && asked === "QUERY") return undefined;
   if (step !== "none") {
     await sayGone(vm, m);
     await vm.dropState();

@@ -14,6 +14,7 @@ export const missingMap = "missing.map";
 const magic = "MOBIMISS";
 const bitsAt = 4096;
 const askBytes = 8;
+const againMs = 200;
 const zeroPage = Buffer.alloc(pageBytes);
 
 /** The source, if it is there, and the job. */
@@ -57,7 +58,11 @@ export class Filling implements AsyncDisposable {
     const path = join(paths.run, missingMap);
     const bytes = readFileSync(path);
     const pages = Number(bytes.readBigUInt64LE(8));
-    const filling = new Filling(new Bits(pages, bytes.subarray(bitsAt)), await open(path, "r+"), await open(paths.memory, "r+"), to);
+    await using undo = new AsyncDisposableStack();
+    const map = undo.use(await open(path, "r+"));
+    const memory = undo.use(await open(paths.memory, "r+"));
+    const filling = new Filling(new Bits(pages, bytes.subarray(bitsAt)), map, memory, to);
+    undo.move();
     filling.#connect(join(paths.run, "pages.sock"));
     return filling;
   }
@@ -123,13 +128,19 @@ export class Filling implements AsyncDisposable {
   #connect(path: string): void {
     const socket = createConnection(path);
     this.#socket = socket;
-    // Who cannot be reached has ended, and that is seen by other means.
+    // One that has ended is seen by other means.
     socket.on("error", () => undefined);
+    socket.once("close", () => {
+      this.#rest = Buffer.alloc(0);
+      if (!this.#isOver) setTimeout(() => this.#isOver || this.#connect(path), againMs).unref();
+    });
     socket.on("data", (chunk: Buffer) => {
       this.#rest = Buffer.concat([this.#rest, chunk]);
       const wanted: number[] = [];
       for (; this.#rest.length >= askBytes; this.#rest = this.#rest.subarray(askBytes)) {
         const page = Number(this.#rest.readBigUInt64LE());
+        // No process of ours asks for that.
+        if (page === 0 || page >= this.missing.size) return void socket.destroy();
         this.#asked.set(page, (this.#asked.get(page) ?? 0) + 1);
         if (this.missing.has(page)) wanted.push(page);
         else this.#answer(page);

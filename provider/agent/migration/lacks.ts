@@ -33,9 +33,13 @@ export function decodeRanges(payload: Buffer, pages: number): Range[] {
   if (payload.length % rangeBytes !== 0 || payload.length > maxRanges * rangeBytes)
     throw new StreamError("a list of lacking pages has no such length");
   const ranges: Range[] = [];
+  // Each page once at most: a small list cannot make much work.
+  let left = pages;
   for (let at = 0; at < payload.length; at += rangeBytes) {
     const first = payload.readBigUInt64BE(at);
     const count = payload.readUInt32BE(at + 8);
+    left -= count;
+    if (left < 0) throw new StreamError("a list of lacking pages names more than there is");
     if (count === 0 || first === 0n || first + BigInt(count) > BigInt(pages))
       throw new StreamError(`lacking pages, ${count} at ${first}, lie outside of ${pages}`);
     ranges.push({ first: Number(first), count });

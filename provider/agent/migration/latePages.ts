@@ -32,9 +32,10 @@ interface Served {
  */
 export class LatePages implements AsyncDisposable {
   readonly #left: Bits;
-  #asked: number[] = [];
+  readonly #asked = new Set<number>();
   #from = 0;
   #aheadBytes = leastAheadBytes;
+  #tripsSeen = 0;
   #changed: Deferred<void> = deferred();
   #over = false;
 
@@ -67,14 +68,14 @@ export class LatePages implements AsyncDisposable {
 
   /** The guest stands until these are there. @throws StreamError */
   wants(payload: Buffer): void {
-    this.#asked.push(...decodePages(payload, this.#left.size));
+    for (const page of decodePages(payload, this.#left.size)) this.#asked.add(page);
     this.#tick();
   }
 
   async #run(): Promise<void> {
     while (!this.#over) {
       const changed = this.#changed.promise;
-      if (this.#asked.length > 0) await this.#send(this.#asked.splice(0), "soon");
+      if (this.#asked.size > 0) await this.#send(this.#wanted(), "soon");
       else if (this.#left.count === 0) await changed;
       else if (this.sender.unackedBytes > this.#aheadBytes) await Promise.race([changed, this.sender.drained(this.#aheadBytes)]);
       else {
@@ -92,9 +93,19 @@ export class LatePages implements AsyncDisposable {
 
   /** More ahead while nothing queues, less when it does. */
   #pace(): void {
-    const lateMs = this.sender.lastTripMs - this.sender.nearestMs;
+    // One acknowledgement says one thing.
+    const { trips, lastTripMs, nearestMs } = this.sender;
+    if (trips === this.#tripsSeen) return;
+    this.#tripsSeen = trips;
+    const lateMs = lastTripMs - nearestMs;
     if (lateMs < noQueueMs) this.#aheadBytes = Math.min(this.#aheadBytes + pieceBytes, mostAheadBytes);
     else if (lateMs > queueMs) this.#aheadBytes = Math.max(this.#aheadBytes / 2, leastAheadBytes);
+  }
+
+  #wanted(): number[] {
+    const pages = [...this.#asked].slice(0, piecePages);
+    for (const page of pages) this.#asked.delete(page);
+    return pages;
   }
 
   #piece(): number[] {
@@ -107,7 +118,7 @@ export class LatePages implements AsyncDisposable {
 
   async #send(pages: readonly number[], how: "small" | "soon"): Promise<void> {
     const batch = new RunBatch(pageBytes);
-    for (const page of [...new Set(pages)]) {
+    for (const page of pages) {
       // What was asked for comes again though it is on its way: it may wait behind much.
       const data = Buffer.allocUnsafe(pageBytes);
       await this.memory.read(data, 0, pageBytes, page * pageBytes);

@@ -244,15 +244,26 @@ export class Moves {
     const vm = this.vms.get(uuid);
     if (!vm) return [];
     const { out, in: all, tombstone } = vm.journal.value;
-    const header = await vm.copyState().catch(() => "none");
+    // One that cannot be read now says nothing.
+    const header = await vm.copyState().catch(() => undefined);
     const { journalId } = this.context;
     const last = vm.file?.lastMigration;
     const result = out?.state === "CLOSED" && last?.attempt === out.m && { result: last };
     return [
       ...(out
-        ? [{ attempt: out.m, out: out.state, header, journalId, peer: out.to, ...(tombstone && { movedTo: tombstone.host }), ...result }]
+        ? [
+            {
+              attempt: out.m,
+              out: out.state,
+              ...(header && { header }),
+              journalId,
+              peer: out.to,
+              ...(tombstone && { movedTo: tombstone.host }),
+              ...result,
+            },
+          ]
         : []),
-      ...all.map((one) => ({ attempt: one.m, in: one.state, header, journalId, peer: one.from })),
+      ...all.map((one) => ({ attempt: one.m, in: one.state, ...(header && { header }), journalId, peer: one.from })),
     ];
   }
 
@@ -267,7 +278,7 @@ export class Moves {
     const vm = this.vms.get(word.vm);
     if (word.fact === "SETTLED" || word.fact === "GONE") {
       const fact = { fact: word.fact, m: word.attempt, journalId: word.journalId };
-      if (vm?.job instanceof SourceJob) vm.job.courier(fact);
+      if (vm?.job instanceof SourceJob) vm.job.heard(fact);
       else if (vm) await this.#heardWithoutJob(vm, fact);
     } else {
       const job = this.#targets.get(word.attempt);

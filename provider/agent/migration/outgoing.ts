@@ -10,6 +10,7 @@ import { Standstill } from "./standstill";
 export const lateBytes = 128 << 10;
 /** Pages that are marked as changed, of which most have not, or by a few words: less than `lateBytes` in nearly all cases. */
 const fewPages = 256;
+const fewBlocks = 1;
 
 interface Watching {
   /** After each frame. */
@@ -79,7 +80,7 @@ export class Outgoing {
   /** The guest stands. Resolves when the deciding word may change: for a few pages it need not wait. */
   async frozen(dirtyPages: string | undefined): Promise<void> {
     this.standstill.mark("frozen");
-    if (Number(dirtyPages ?? Infinity) <= fewPages) return;
+    if (Number(dirtyPages ?? Infinity) <= fewPages && this.copy.pendingBlocks <= fewBlocks) return;
     await this.lastRead();
     await this.sender.drained(lateBytes);
     this.standstill.mark("almost all of it there");

@@ -59,7 +59,7 @@ export class Receiver {
     stream: string,
     decoder: StreamDecoder,
     first: readonly Frame[],
-    isFilling = false,
+    isFilling: () => boolean = () => false,
   ): Promise<{ anew: boolean }> {
     this.#socket?.destroy();
     this.#socket = socket;
@@ -72,7 +72,7 @@ export class Receiver {
       this.#digest = createHash("sha256");
     }
     this.#taken = this.#applied;
-    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied, ...(isFilling && { isFilling }) }));
+    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied, ...(isFilling() && { isFilling: true }) }));
     const take = (frames: readonly Frame[]): void => {
       try {
         for (const frame of frames) this.#take(socket, frame);

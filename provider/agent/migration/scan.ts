@@ -172,6 +172,11 @@ export class DiskScanner {
     return blocks;
   }
 
+  /** How many blocks were written since the last question; asks none. */
+  get pending(): number {
+    return this.#stamps().reduce((count, stamp) => count + (stamp >= this.#from ? 1 : 0), 0);
+  }
+
   async *read(blocks: readonly number[]): AsyncGenerator<Run> {
     for (const block of blocks) {
       const data = Buffer.alloc(blockBytes);

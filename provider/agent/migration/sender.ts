@@ -57,6 +57,8 @@ export class Sender {
   /** From a frame to its acknowledgement: the shortest time, and the last. */
   nearestMs = Infinity;
   lastTripMs = 0;
+  /** How many there were. */
+  trips = 0;
   #tail: Promise<void> = Promise.resolve();
   #changed: Deferred<void> = deferred();
   #failure: Error | undefined;
@@ -249,6 +251,7 @@ export class Sender {
       this.#unacked.shift();
       this.#unackedBytes -= first.bytes.length;
       this.lastTripMs = now - first.sentMs;
+      this.trips += 1;
       this.nearestMs = Math.min(this.nearestMs, this.lastTripMs);
     }
     this.#tick();

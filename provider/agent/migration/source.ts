@@ -73,7 +73,7 @@ export class SourceJob implements MoveJob, SourceSteps {
       async () => await dial(this.request.target, request.attempt, this.request.key, this.#abort.signal),
       { m: request.attempt, vm: vm.uuid, stream: randomBytes(8).toString("hex") },
       {
-        fact: (fact) => this.#heard(fact),
+        fact: (fact) => this.heard(fact),
         lacks: (payload) => void this.#serve((pages) => pages.lacks(payload)),
         wants: (payload) => void this.#serve((pages) => pages.wants(payload)),
         lost: (error) => (this.released ? this.#settled.reject(error) : this.#giveUp(lost(this.request.target, error))),
@@ -147,25 +147,20 @@ export class SourceJob implements MoveJob, SourceSteps {
     if (this.released) this.#waitForDoubt();
   }
 
-  /** A fact that a courier brought, or that came over the stream. */
-  courier(fact: Fact): void {
-    this.#heard(fact);
-  }
-
   async #run(): Promise<MoveProgress> {
     try {
       await runPhases(this, this.released ? resumedPhases : sourcePhases, (name) => {
         this.#report({ phase: name === "resend" ? "release" : name });
         return heldAt(this.vm.context, name);
       });
-      return this.#report({ phase: "done", result: this.#result("moved") });
+      return this.#report({ phase: "done", fault: undefined, result: this.#result("moved") });
     } catch (error) {
       return await this.#failed(error);
     } finally {
-      this.#doubt[Symbol.dispose]();
       this.#turn?.[Symbol.dispose]();
-      await this.#outgoing.close();
       await (await this.#latePages?.catch(() => undefined))?.[Symbol.asyncDispose]();
+      await this.#outgoing.close();
+      this.#doubt[Symbol.dispose]();
       this.#sender.end();
       if (this.vm.job === this) this.vm.job = undefined;
     }
@@ -229,11 +224,13 @@ export class SourceJob implements MoveJob, SourceSteps {
       this.#abort.signal.throwIfAborted();
       await this.#control().say("release", { attempt: this.m });
       this.released = true;
+      this.#waitForDoubt();
       this.#limits.reconnectMs = reconnectAfterReleaseMs;
       this.#outgoing.standstill.mark("released");
       await heldAt(this.vm.context, "released");
     }
-    await this.#outgoing.lastRead();
+    // A target that gave up takes no more of it.
+    if (await Promise.race([this.#outgoing.lastRead(), this.#settled.promise])) return;
     await this.#tellSpec(file.spec);
     const { page0, blocks: diskBlocks, latePages } = this.#outgoing.copy;
     if (!page0) throw new Error("the copy has no page 0");
@@ -294,11 +291,11 @@ export class SourceJob implements MoveJob, SourceSteps {
 
   /** The guest runs there, and lacks pages. Nothing is served before the release: it cannot run there while it may run here. */
   async #serve(hear: (pages: LatePages) => void): Promise<void> {
-    if (!this.released) return;
+    if (!this.released || this.vm.job !== this) return;
     try {
       this.#latePages ??= LatePages.open(this.vm.paths.memory, this.#sender, {
         sent: (pagesLeft) => {
-          this.#report({ pagesLeft });
+          this.#report({ phase: "settle", pagesLeft, fault: undefined });
           this.#waitForDoubt();
         },
         failed: (error) => this.#settled.reject(error),
@@ -322,7 +319,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     return this.#live.control;
   }
 
-  #heard(fact: Fact): void {
+  /** A fact that a courier brought, or that came over the stream. */
+  heard(fact: Fact): void {
     const { out } = this.vm.journal.value;
     if (fact.m !== this.m || !out) return;
     if (fact.fact === "STARTED") this.#started.resolve(fact);

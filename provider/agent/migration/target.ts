@@ -20,7 +20,7 @@ import { decodeFinal, type Fact, parseMessage, specMessage, wiringsMessage } fro
 import { Receiver } from "./receiver";
 import { rehearse, sweep } from "./rehearse";
 import { reservePlace } from "./reserve";
-import { sayGone, settleIncoming } from "./settle";
+import { completeIncoming, sayGone, settleIncoming } from "./settle";
 import { type DiskSink, type MemorySink, prepareHeader } from "./sinks";
 import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream";
 
@@ -30,8 +30,6 @@ const idleLimitMs = 300_000;
 const lastWordMs = 10_000;
 /** What a guest that goes on has to itself, to announce itself and answer what has waited. */
 const guestsTurnMs = 10;
-/** The guest runs while it is told, and may be busy. */
-const completeLimitMs = 60_000;
 /** A SETTLED that could not be written is tried again. */
 const settleAgainMs = 5_000;
 
@@ -49,7 +47,7 @@ export class TargetJob implements MoveJob {
   #started = false;
   /** The guest runs, and lacks pages. */
   #filling: Filling | undefined;
-  /** All of them are there, and its process hears of it: no way back. */
+  /** It lacks nothing (or needs no memory any more): no way back from here on. */
   #isFull = false;
   /** The VM as its source knew it last. */
   #spec: MoveNeeds["spec"] | undefined;
@@ -78,7 +76,7 @@ export class TargetJob implements MoveJob {
       {
         apply: (type, payload, digest) => this.#apply(type, payload, digest),
         fact: (fact) => void this.heard(fact),
-        failed: (error) => void this.#failed(error),
+        failed: (error) => void this.#endWith(`the stream could not be taken: ${messageOf(error)}`),
       },
       { journalId: vm.context.journalId, ports: vm.file?.ports ?? {} },
       started,
@@ -105,7 +103,12 @@ export class TargetJob implements MoveJob {
     job.#spec = vm.file.spec;
     job.#wirings = vm.wirings;
     vm.job = job;
-    await job.#fill();
+    try {
+      await job.#fill();
+    } catch (error) {
+      vm.job = undefined;
+      throw error;
+    }
     return job;
   }
 
@@ -121,7 +124,7 @@ export class TargetJob implements MoveJob {
   /** A connection of the source, its HELLO read. */
   async serve(socket: TLSSocket, stream: string, decoder: StreamDecoder, first: readonly Frame[]): Promise<void> {
     this.#watch();
-    const { anew } = await this.#receiver.serve(socket, stream, decoder, first, this.#filling !== undefined);
+    const { anew } = await this.#receiver.serve(socket, stream, decoder, first, () => this.#filling !== undefined);
     if (anew) this.#memory?.begin();
     this.#filling?.askAll();
     socket.once("close", () => this.#watch());
@@ -131,13 +134,14 @@ export class TargetJob implements MoveJob {
   async heard(fact: { fact: string; m: string; result?: Fact["result"] }): Promise<void> {
     if (fact.m !== this.m) return;
     if (fact.fact === "ABORTED") {
-      await this.refuse("the source gave the move up");
+      // Of a guest that runs here, only a person can have made it do so: what it lacks will never come.
+      await this.#endWith("the source gave the move up");
       // Both have given up: nobody will ask again.
       await answerAttempt(this.vms, this.vm.uuid, this.m, "ABORTED");
       this.#end();
     } else if (fact.fact === "QUERY" || fact.fact === "LOST") {
       if (!this.#started) await this.refuse("the source asked before all was here");
-      else if (fact.fact === "LOST" && this.#filling) await this.#giveUp("the source has lost the pages that were still to come");
+      else if (fact.fact === "LOST" && this.#filling) await this.#endedFilling("the source has lost them");
       else if (this.#unsettled) await this.#settleAgain(this.#unsettled);
     }
     if (fact.fact === "CLOSED") {
@@ -170,18 +174,19 @@ export class TargetJob implements MoveJob {
 
   async #endedFilling(note: string): Promise<void> {
     // One that powered off needs no pages.
-    if ((await this.vm.copyState()) !== "haltedByGuest")
-      return await this.#giveUp(`its process ended before all pages were there: ${note}`);
+    const state = await this.vm.copyState().catch(() => "runPartial");
+    if (state !== "haltedByGuest") return await this.#giveUp(`its process ended before all pages were there: ${note}`);
+    this.#isFull = true;
     await this.#closeFilling();
     if (this.#spec) await this.#settle(this.#spec);
   }
 
-  async #failed(error: Error): Promise<void> {
-    const reason = `the stream could not be taken: ${messageOf(error)}`;
+  async #endWith(reason: string): Promise<void> {
     await (this.#started ? this.#giveUp(reason) : this.refuse(reason));
   }
 
   async #refuse(reason: string): Promise<void> {
+    if (this.vm.journal.incoming(this.m)?.state !== "RESERVED") return;
     this.#over = true;
     this.#back?.[Symbol.dispose]();
     clearTimeout(this.#idle);
@@ -264,6 +269,8 @@ export class TargetJob implements MoveJob {
     this.#memory?.finish(prepareHeader(page0, this.m, this.needs.epochTarget));
     const writtenMs = performance.now() - begun;
     await this.#go(late.count);
+    // A guest that lacks nothing is here for good.
+    this.#isFull = late.count === 0;
     this.#started = true;
     clearTimeout(this.#idle);
     const runningMs = performance.now() - begun;
@@ -311,19 +318,16 @@ export class TargetJob implements MoveJob {
     });
     this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, missing: this.#filling.left }, "the guest runs here, and lacks pages");
     await this.#filling.begin();
+    // It may have ended before anybody looked.
+    if (this.vm.live !== this.live) await this.#endedFilling("it ended as soon as it ran");
   }
 
   /** Nothing is missing any more: from here on it is a guest as any other. */
   async #filled(): Promise<void> {
     this.#isFull = true;
-    try {
-      await this.live.control.say("complete", { attempt: this.m }, completeLimitMs);
-    } catch (error) {
-      if (decideTarget("RESERVED", await this.vm.copyState(), this.vm.live !== undefined) !== "settle") {
-        this.#isFull = false;
-        return await this.#giveUp(`it had all its pages, and did not go on with them: ${messageOf(error)}`);
-      }
-    }
+    const ended = await completeIncoming(this.vm, this.live, this.m);
+    this.#isFull = ended === undefined;
+    if (ended !== undefined) return await this.#giveUp(`it had all its pages, and ended: ${ended}`);
     await this.#closeFilling();
     this.vm.context.log.info({ vm: this.vm.uuid, m: this.m }, "all of the guest's pages are here");
     if (this.#spec) void this.#settle(this.#spec);

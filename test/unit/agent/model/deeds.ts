@@ -126,6 +126,14 @@ export class TargetDeeds {
     return true;
   }
 
+  /** Any failure of the stream or of its process ends a guest that lacks pages. */
+  giveUp(h: number, m: number, killed: boolean): boolean {
+    const host = this.host(h);
+    if (host.copy.state !== "runPartial" || host.copy.m !== m || host.in.find((one) => one.m === m)?.state !== "RESERVED") return false;
+    this.gone(h, m, killed);
+    return true;
+  }
+
   settle(h: number, m: number): boolean {
     const host = this.host(h);
     const record = host.in.find((one) => one.m === m);
@@ -170,7 +178,7 @@ export class TargetDeeds {
     const step: TargetStep = this.rules.decideTarget(record.state, header, host.alive);
     if (step === "say-settled") this.say(m, "SETTLED");
     else if (step === "settle") this.settle(h, m);
-    else if (step === "fill" && asked !== "LOST") return false;
+    else if (step === "fill" && asked === "QUERY") return false;
     else {
       if (step !== "none") this.gone(h, m, killed);
       else this.say(m, "GONE");

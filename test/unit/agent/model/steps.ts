@@ -69,6 +69,8 @@ function agentSteps(world: World, h: 0 | 1, rules: Rules, budget: Budget, may: M
       may(`offered m${m}`, "will", (w) => w.offer(h, m));
       may(`FINAL m${m}`, "progress", (w) => w.final(h, m, false));
       may(`FINAL m${m}, pages follow`, "progress", (w) => w.final(h, m, true));
+      may(`gives its partial guest up, m${m}`, "fault", (w) => w.giveUp(h, m, false));
+      may(`gives its partial guest up, m${m}, killed half-way`, "fault", (w) => w.giveUp(h, m, true));
       may(`its last page comes, m${m}`, "progress", (w) => w.fill(h, m));
       may(`settles m${m}`, "progress", (w) => w.settle(h, m));
       may(`refuses m${m}`, "fault", (w) => w.refuse(h, m, false));
