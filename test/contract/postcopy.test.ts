@@ -153,6 +153,27 @@ describe("post-copy", function () {
     await isRight(s);
   });
 
+  it("the source's host gone for good: a person recovers it at the target, from its disk, and a source that comes back lets go", async () => {
+    await filling();
+    await s.stop("kill");
+    const [fact] = (await t.call(protocol.moveFacts, { vm: spec.uuid })).facts;
+    const { gen } = await t.call(protocol.vmClaim, { vm: spec.uuid });
+    const { vm } = await t.call(protocol.vmRecover, { vm: spec.uuid, gen, attempt: fact?.attempt ?? "" });
+    expect(vm).to.include({ state: "stopped", home: "yes" });
+    expect(vm.note).to.include("what was in RAM is lost");
+    await boot(t, spec);
+    expect(await sh(t, "echo it runs")).to.equal("it runs\n");
+    s = await again(s);
+    const provider = new TestProvider([s, t]);
+    try {
+      // The first tells the source, the second the target that it has heard.
+      for (const _ of [1, 2]) expect(await provider.refresh(spec, t)).to.include({ host: "target", state: "running" });
+    } finally {
+      await provider.kill();
+    }
+    expect(await get(s)).to.include({ home: "no", movedTo: "target" });
+  });
+
   it("powered off meanwhile: it has arrived, and is stopped", async () => {
     const { moving } = await filling();
     void exec(t, spec.uuid, "/bin/sh", "-c", "poweroff -f").catch(() => undefined);

@@ -7,16 +7,42 @@ import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
 import { forgetIfNothingStays } from "./forget";
 import { returnCopy } from "./return";
+import { settleIncoming } from "./settle";
 
 /** No number of moves comes near it: what was recovered is above all that a lost copy's side may burn. */
 export const floorJump = 1 << 16;
 
 /**
+ * A person says that the source of a guest that runs here and lacks pages is gone for good: what was in RAM is lost, and the disk, which is whole, is this
+ * host's. SETTLED is written first, and is what a source that comes back after all hears.
+ */
+async function keepDiskOnly(vm: Vm, attempt: string): Promise<void> {
+  await settleIncoming(vm, attempt);
+  await endPartial(vm);
+  vm.context.log.warn({ vm: vm.uuid, m: attempt }, "recovered by a person's decision, from its disk");
+}
+
+/** A guest that will never have all its pages ends. */
+export async function endPartial(vm: Vm): Promise<void> {
+  const live = vm.release();
+  live?.sessions.lose("the VM was recovered from its disk");
+  if (live) await killProcess(live.process);
+  await vm.dropRun();
+  await vm.setNote("recovered without the pages that its source had; what was in RAM is lost, `pulumi up` boots it from its disk");
+}
+
+/**
  * A person says that a released move's target is gone for good. Floor and keys are durable before the copy may run; its own job, if one still asks, has ended.
+ * @param leave ends the job of a target
  * @returns when it was frozen (if the header tells), and the links that have new keys here
  */
-export async function recoverByHand(vm: Vm, attempt: string): Promise<{ frozenAtMs?: number; links: string[] }> {
+export async function recoverByHand(vm: Vm, attempt: string, leave: () => void): Promise<{ frozenAtMs?: number; links: string[] }> {
   const step = "recover the VM";
+  if (vm.journal.incoming(attempt)?.state === "RESERVED" && (await vm.copyState()) === "runPartial") {
+    leave();
+    await keepDiskOnly(vm, attempt);
+    return { links: [] };
+  }
   const { out } = vm.journal.value;
   if (out?.m !== attempt || out.state !== "OPEN")
     throw new AgentFault("bad-state", step, `its move ${attempt} is ${out?.m === attempt ? out.state : "unknown here"}`, {

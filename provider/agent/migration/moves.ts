@@ -118,7 +118,7 @@ export class Moves {
     this.vms.checkGen(uuid, gen, step);
     if (vm.job instanceof SourceJob) await vm.job.yield("a person recovers the VM");
     using _turn = await vm.turn.lock();
-    const recovered = await recoverByHand(vm, attempt);
+    const recovered = await recoverByHand(vm, attempt, () => this.#targets.get(attempt)?.leave());
     const report = await this.vms.report(uuid);
     if (!report) throw new AgentFault("failed", step, "the VM has no record after all");
     return { vm: report, ...recovered };

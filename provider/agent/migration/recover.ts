@@ -3,6 +3,7 @@ import { killProcess } from "../vm/process";
 import { resumeCopy } from "../vm/resume";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
+import { endPartial } from "./byHand";
 import { retireCopy } from "./courier";
 import { decideSource, decideTarget } from "./decide";
 import { forgetIfNothingStays } from "./forget";
@@ -53,6 +54,8 @@ export async function recoverSource(vm: Vm): Promise<void> {
 
 async function recoverTarget(vms: Vms, vm: Vm): Promise<void> {
   const record = vm.journal.in;
+  // A person's recovery that was interrupted.
+  if (record?.state === "SETTLED" && (await vm.copyState()) === "runPartial") return await endPartial(vm);
   if (record?.state !== "RESERVED") return;
   const header = await vm.copyState();
   const step = decideTarget("RESERVED", header, vm.live !== undefined);

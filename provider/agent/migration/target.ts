@@ -138,7 +138,7 @@ export class TargetJob implements MoveJob {
       await this.#endWith("the source gave the move up");
       // Both have given up: nobody will ask again.
       await answerAttempt(this.vms, this.vm.uuid, this.m, "ABORTED");
-      this.#end();
+      this.leave();
     } else if (fact.fact === "QUERY" || fact.fact === "LOST") {
       if (!this.#started) await this.refuse("the source asked before all was here");
       else if (fact.fact === "LOST" && this.#filling) await this.#endedFilling("the source has lost them");
@@ -146,7 +146,7 @@ export class TargetJob implements MoveJob {
     }
     if (fact.fact === "CLOSED") {
       await closeIncoming(this.vms, this.vm, this.m, fact.result);
-      this.#end();
+      this.leave();
     }
   }
 
@@ -177,7 +177,7 @@ export class TargetJob implements MoveJob {
     const state = await this.vm.copyState().catch(() => "runPartial");
     if (state !== "haltedByGuest") return await this.#giveUp(`its process ended before all pages were there: ${note}`);
     this.#isFull = true;
-    await this.#closeFilling();
+    await this.#closeSinks();
     if (this.#spec) await this.#settle(this.#spec);
   }
 
@@ -206,7 +206,7 @@ export class TargetJob implements MoveJob {
       this.vm.job = undefined;
     }
     // The source answers GONE by ABORTED: then the record of it may go.
-    setTimeout(() => this.#end(), lastWordMs).unref();
+    setTimeout(() => this.leave(), lastWordMs).unref();
   }
 
   /** The agent ends: what the journal and the header say is all that stays. */
@@ -328,14 +328,9 @@ export class TargetJob implements MoveJob {
     const ended = await completeIncoming(this.vm, this.live, this.m);
     this.#isFull = ended === undefined;
     if (ended !== undefined) return await this.#giveUp(`it had all its pages, and ended: ${ended}`);
-    await this.#closeFilling();
+    await this.#closeSinks();
     this.vm.context.log.info({ vm: this.vm.uuid, m: this.m }, "all of the guest's pages are here");
     if (this.#spec) void this.#settle(this.#spec);
-  }
-
-  async #closeFilling(): Promise<void> {
-    await this.#filling?.[Symbol.asyncDispose]();
-    this.#filling = undefined;
   }
 
   async #settle(spec: MoveNeeds["spec"]): Promise<void> {
@@ -373,15 +368,19 @@ export class TargetJob implements MoveJob {
   }
 
   async #closeSinks(): Promise<void> {
-    await this.#closeFilling();
+    await this.#filling?.[Symbol.asyncDispose]();
     await this.#memory?.close();
     await this.#disk?.close();
+    this.#filling = undefined;
     this.#memory = undefined;
     this.#disk = undefined;
   }
 
-  #end(): void {
+  /** No more of it here: the attempt is over, or somebody else has decided it. */
+  leave(): void {
     this.#over = true;
+    if (this.vm.job === this) this.vm.job = undefined;
+    void this.#closeSinks();
     this.#back?.[Symbol.dispose]();
     clearTimeout(this.#idle);
     this.#receiver.end();

@@ -1,4 +1,7 @@
-/** `mobitopolo recover VM`: a person's way out, where the target of a move is gone for good after the point of no return. */
+/**
+ * `mobitopolo recover VM`: a person's way out, where the other side of a move is gone for good after the point of no return: its target, or the source of a
+ * guest that lacks pages.
+ */
 import { createInterface } from "node:readline/promises";
 import { linkEnsure, linkGet, linkPeer, type MoveFacts, vmClaim, vmRecover } from "../../protocol/methods";
 import { isPastReturn, observe } from "../../reconcile/vmObserve";
@@ -30,7 +33,7 @@ export async function recover(scope: Scope, vm: string, options: RecoverOptions,
   const place = await frozenPlace(fleet, vm);
   const attempt = await openAttempt(scope, place, vm);
   const to = attempt.peer?.host ?? "?";
-  if (options.json !== true) io.note(warning(vm, place, to));
+  if (options.json !== true) io.note(warning(vm, place, attempt));
   await confirm(vm, options);
   const agent = await fleet.agent(place.host.name);
   const { gen } = await agent.call(vmClaim, { vm: place.vm.uuid });
@@ -44,11 +47,11 @@ export async function recover(scope: Scope, vm: string, options: RecoverOptions,
 /** The host whose copy is frozen: not the one that a tombstone or another host's word names. */
 async function frozenPlace(fleet: Fleet, vm: string): Promise<Located> {
   const place = await fleet.locate(vm);
-  if (place.vm.state === "in-doubt" || place.vm.state === "moving") return place;
+  if (["in-doubt", "moving", "settling"].includes(place.vm.state)) return place;
   throw new CliError(
     "refused",
     `${vm} is ${place.vm.state} on ${place.host.name}: there is nothing to recover`,
-    "recover is for a VM that is `in-doubt` and whose target is gone for good; see: mobitopolo status",
+    "recover is for a VM that is `in-doubt` or lacks pages, and whose other host is gone for good; see: mobitopolo status",
   );
 }
 
@@ -56,7 +59,7 @@ async function frozenPlace(fleet: Fleet, vm: string): Promise<Located> {
 async function openAttempt(scope: Scope, { host, vm: report }: Located, vm: string): Promise<MoveFacts> {
   await using world = new CourierFleet(scope, vm, () => undefined);
   const { sightings, away } = await observe(world.courier, report.uuid, [host.name], { claim: false });
-  const fact = sightings.find((one) => one.host === host.name)?.facts.find(isPastReturn);
+  const fact = sightings.find((one) => one.host === host.name)?.facts.find((one) => isPastReturn(one) || lacksPages(one));
   if (!fact) throw new CliError("refused", `${vm} was not released by ${host.name}: nothing is in doubt`, "run: pulumi up");
   const to = fact.peer?.host ?? "";
   if (sightings.some((one) => one.host === to))
@@ -69,7 +72,17 @@ async function openAttempt(scope: Scope, { host, vm: report }: Located, vm: stri
   return fact;
 }
 
-function warning(vm: string, { host, vm: { uuid } }: Located, to: string): string {
+const lacksPages = (fact: MoveFacts): boolean => fact.in === "RESERVED" && fact.header === "runPartial";
+
+function warning(vm: string, { host, vm: { uuid } }: Located, attempt: MoveFacts): string {
+  const to = attempt.peer?.host ?? "?";
+  if (lacksPages(attempt))
+    return [
+      `${vm} (${uuid}) runs on ${host.name} by post-copy, and lacks pages that only ${to} has. If ${to} is gone for good, what is in RAM is lost:`,
+      `  - it ends, and boots from its disk on ${host.name} by the next \`pulumi up\`; its disk is whole;`,
+      `  - if ${to} comes back after all, what it has of the VM is removed.`,
+      `If ${to} only does not answer now: wait; the guest goes on when it does.`,
+    ].join("\n");
   return [
     `${vm} (${uuid}) was moving from ${host.name} to ${to} when they lost each other, past the point of no return.`,
     `Only ${to} knows whether it runs there. If it is gone for good, the copy on ${host.name} can run again:`,
@@ -132,7 +145,7 @@ function doneText(
   const bad = report.links.filter(({ ok }) => !ok);
   return [
     report.state === "stopped"
-      ? `${vm} may boot again on ${report.host}, from its disk: its memory there is gone too. Next: pulumi up`
+      ? `${vm} may boot again on ${report.host}, from its disk: its memory is gone. Next: pulumi up`
       : `${vm} runs again on ${report.host}, as it was at ${when}; what it did on ${report.lostOn} since then is lost`,
     ...report.links.filter(({ ok }) => ok).map(({ peer }) => `new link key: ${peer ?? ""}`),
     ...bad.map(
