@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
+import { messageOf } from "../lib/errors";
+import { type MoveFacts, moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
 import type { MigrationPolicy } from "../schemas/vm";
 import type { Row } from "./engine";
 import { ReconcileError } from "./errors";
@@ -15,11 +16,25 @@ interface Filled {
   readonly policy?: MigrationPolicy;
 }
 
+const lacksPages = (fact: MoveFacts): boolean => fact.in === "RESERVED" && fact.header === "runPartial";
+
+/** A guest lacks pages, and the host that has them does not answer: to wait would be in vain. @throws ReconcileError */
+export function refuseWithoutSource(resource: string, { sightings, away }: Observation): void {
+  for (const { host, facts } of sightings) {
+    const from = facts.find(lacksPages)?.peer?.host;
+    if (from === undefined || !away.has(from)) continue;
+    throw new ReconcileError(
+      resource,
+      `bring the rest of it from ${from} to ${host}`,
+      `${from} does not answer: ${messageOf(away.get(from))}`,
+      `It runs on ${host} and stands for what it lacks. Next: bring ${from} back and run the same command; if it is gone for good: mobitopolo recover`,
+    );
+  }
+}
+
 /** Where this attempt's guest runs and lacks pages that its source has; undefined where it does not. */
 export function fillingTarget({ sightings }: Observation, attempt: string): Sighting | undefined {
-  return sightings.find(({ facts }) =>
-    facts.some((fact) => fact.attempt === attempt && fact.in === "RESERVED" && fact.header === "runPartial"),
-  );
+  return sightings.find(({ facts }) => facts.some((fact) => fact.attempt === attempt && lacksPages(fact)));
 }
 
 /** Connects the two agents again, where one of them was restarted, and waits till all pages are there (or the guest is back at its source). */

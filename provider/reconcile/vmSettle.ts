@@ -6,7 +6,7 @@ import { AgentError } from "../transport/errors";
 import type { Row } from "./engine";
 import { ReconcileError } from "./errors";
 import type { Fleet } from "./fleet";
-import { fillingTarget, finishFilling } from "./vmFill";
+import { fillingTarget, finishFilling, refuseWithoutSource } from "./vmFill";
 import { isPastReturn, type Observation, observe, openAttempts, overrule, relay, type Sighting } from "./vmObserve";
 
 interface Unsettled {
@@ -88,6 +88,7 @@ async function cancelled(vm: string, source: Sighting, attempt: string): Promise
 /** Waits while a target that runs the guest already is still settling. */
 async function quiet(job: Unsettled, seen: Observation, again: () => Promise<Observation>): Promise<Observation> {
   if (!isSettling(seen)) return seen;
+  refuseWithoutSource(job.resource, seen);
   job.row.progress("settling");
   return await until(settleMs, `${job.resource} to settle`, async () => {
     const now = await again();

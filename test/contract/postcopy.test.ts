@@ -156,6 +156,13 @@ describe("post-copy", function () {
   it("the source's host gone for good: a person recovers it at the target, from its disk, and a source that comes back lets go", async () => {
     await filling();
     await s.stop("kill");
+    const alone = new TestProvider([s, t]);
+    const { message } = await alone.up(spec, s, t).then(
+      () => new Error("it moved"),
+      (error: Error) => error,
+    );
+    await alone.kill();
+    expect(message).to.include("source does not answer").and.include("if it is gone for good: mobitopolo recover");
     const [fact] = (await t.call(protocol.moveFacts, { vm: spec.uuid })).facts;
     const { gen } = await t.call(protocol.vmClaim, { vm: spec.uuid });
     const { vm } = await t.call(protocol.vmRecover, { vm: spec.uuid, gen, attempt: fact?.attempt ?? "" });
