@@ -183,6 +183,9 @@ describe("post-copy", function () {
 
   it("powered off meanwhile: it has arrived, and is stopped", async () => {
     const { moving } = await filling();
+    // It answers while pages are missing.
+    expect(await sh(t, "echo it runs")).to.equal("it runs\n");
+    expect((await get(t))?.state).to.equal("settling");
     void exec(t, spec.uuid, "/bin/sh", "-c", "poweroff -f").catch(() => undefined);
     expect(await moving).to.include({ phase: "done" });
     expect(await get(t)).to.include({ state: "stopped", home: "yes" });

@@ -280,6 +280,7 @@ export class TargetJob implements MoveJob {
       // For an agent that comes later. Not awaited: the guest may stand for a page by now.
       if (this.vm.file) this.#written = Promise.all([this.#written, this.vm.writeFile({ ...this.vm.file, spec })]).then(() => undefined);
       this.#written.catch(() => undefined);
+      setTimeout(() => this.#calm.resolve(), guestsTurnMs);
       await this.#fill();
       await heldAt(this.vm.context, "filling");
       return;
