@@ -24,6 +24,8 @@ export async function destroyVm(
   }
   await cancel(vm);
   using _turn = await vm.turn.lock();
+  // What was cancelled may have been all that there was of it here.
+  if (vms.get(request.vm) !== vm) return { existed: false };
   if (pending(vm))
     throw new AgentFault("in-doubt", step, "a move of this VM is past its point of no return and not settled", {
       next: "`pulumi refresh` resolves it, then destroy again",
