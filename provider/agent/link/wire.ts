@@ -21,16 +21,20 @@ export function mtuOf(nic: VmSpec["nics"][number], wirings: readonly Wiring[]): 
   return wirings.find((one) => one.nic === nic.name)?.mtu ?? nic.mtu;
 }
 
-/** Gives a VM process (fresh, or an incoming one) all its NICs and what is known of their links. */
-export async function wireAll(
+/** Gives a VM process its NICs. */
+export async function addNics(
   context: AgentContext,
   control: Control,
   spec: VmSpec,
   ports: Readonly<Record<string, number>>,
   wirings: readonly Wiring[],
 ): Promise<void> {
+  for (const [index, nic] of spec.nics.entries()) await addNic(context, control, index, nic, ports[nic.name] ?? 0, mtuOf(nic, wirings));
+}
+
+/** Gives a guest that boots what is known of its links. */
+export async function setLinks(control: Control, spec: VmSpec, wirings: readonly Wiring[]): Promise<void> {
   for (const [index, nic] of spec.nics.entries()) {
-    await addNic(context, control, index, nic, ports[nic.name] ?? 0, mtuOf(nic, wirings));
     const wiring = wirings.find((one) => one.nic === nic.name);
     if (wiring) await setLink(control, index, wiring);
   }
@@ -49,12 +53,16 @@ export async function addNic(
 
 /** Key and peer. Not to be said twice with one key: a counter that began anew would use nonces again. */
 export async function setLink(control: Control, index: number, wiring: Wiring): Promise<void> {
+  await setKey(control, index, wiring);
+  await setPeer(control, index, wiring.peer);
+}
+
+async function setKey(control: Control, index: number, wiring: Wiring): Promise<void> {
   const ends = { self: wiring.selfId, peer: wiring.peerId };
   await control.say(
     "nic.key",
     wiring.seal ? { nic: index, id: wiring.keyId, key: wiring.key, ...ends } : { nic: index, id: 0, plain: 1, ...ends },
   );
-  await setPeer(control, index, wiring.peer);
 }
 
 export async function setPeer(control: Control, index: number, peer: Wiring["peer"]): Promise<void> {
@@ -98,13 +106,15 @@ export function parseStats(fields: Fields, spec: VmSpec, wirings: readonly Wirin
   });
 }
 
-/** Brings a process that was told of `before` to `now`. A key that it has is not set again: that would use nonces twice. */
-export async function rewire(control: Control, spec: VmSpec, before: readonly Wiring[], now: readonly Wiring[]): Promise<void> {
+/**
+ * Gives a process that waits for its guest the keys that changed since `before`. Where the other ends are comes with the guest's memory: what it learns until
+ * it stands is newer than all that an agent knows.
+ */
+export async function giveKeys(control: Control, spec: VmSpec, before: readonly Wiring[], now: readonly Wiring[]): Promise<void> {
   for (const wiring of now) {
     const index = spec.nics.findIndex((nic) => nic.name === wiring.nic);
     const old = before.find((one) => one.nic === wiring.nic);
-    if (index < 0) continue;
-    if (old?.key === wiring.key && old.keyId === wiring.keyId && old.link === wiring.link) await setPeer(control, index, wiring.peer);
-    else await setLink(control, index, wiring);
+    if (index < 0 || (old?.key === wiring.key && old.keyId === wiring.keyId && old.link === wiring.link)) continue;
+    await setKey(control, index, wiring);
   }
 }

@@ -3,7 +3,7 @@ import { messageOf } from "../../lib/errors";
 import { deferred } from "../../lib/time";
 import type { MoveNeeds, MoveProgress } from "../../protocol/methods";
 import type { Wiring } from "../../schemas/link";
-import { mtuOf, rewire } from "../link/wire";
+import { giveKeys, mtuOf } from "../link/wire";
 import { configure } from "../vm/ensure";
 import type { LiveVm } from "../vm/live";
 import { killProcess } from "../vm/process";
@@ -238,7 +238,7 @@ export class TargetJob implements MoveJob {
     // Not awaited here: a sync would hold up the frames behind this one. Settling waits for it.
     this.#written = this.#written.then(() => this.vm.writeWirings(wirings));
     this.#written.catch(() => undefined);
-    await rewire(this.live.control, this.needs.spec, before, wirings);
+    await giveKeys(this.live.control, this.needs.spec, before, wirings);
     // The source is about to freeze the guest.
     this.#disk?.finish();
     sweep();

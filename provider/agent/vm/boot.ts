@@ -5,7 +5,7 @@ import type { Wiring } from "../../schemas/link";
 import type { VmSpec } from "../../schemas/vm";
 import type { AgentContext } from "../context";
 import { AgentFault, during } from "../errors";
-import { wireAll } from "../link/wire";
+import { addNics, giveKeys, setLinks } from "../link/wire";
 import type { Store } from "../store/store";
 import { tailOf } from "./console";
 import { Control } from "./control";
@@ -46,7 +46,8 @@ export async function coldBoot(plan: StartPlan, epoch: number): Promise<LiveVm> 
   ]);
   undo.add(() => killProcess(live.process));
   undo.add(() => live[Symbol.dispose]());
-  await during("set up the NICs", wireAll(context, live.control, spec, plan.ports, plan.wirings));
+  await during("set up the NICs", addNics(context, live.control, spec, plan.ports, plan.wirings));
+  await during("set up the links", setLinks(live.control, spec, plan.wirings));
   live.openChannels(context);
   undo.commit();
   return live;
@@ -59,7 +60,8 @@ export async function startIncoming(plan: StartPlan): Promise<LiveVm> {
   await using undo = new UndoStack();
   undo.add(() => killProcess(live.process));
   undo.add(() => live[Symbol.dispose]());
-  await during("set up the NICs", wireAll(plan.context, live.control, plan.spec, plan.ports, plan.wirings));
+  await during("set up the NICs", addNics(plan.context, live.control, plan.spec, plan.ports, plan.wirings));
+  await during("set up the links", giveKeys(live.control, plan.spec, [], plan.wirings));
   undo.commit();
   return live;
 }
