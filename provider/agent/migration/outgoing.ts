@@ -103,7 +103,7 @@ export class Outgoing {
     const verdict = this.convergence.after(round);
     if (then && verdict.next !== "round") this.watching.enough();
     this.watching.round({ round: this.convergence.rounds.length, ...(verdict.course.share < 1 && { guestShare: verdict.course.share }) });
-    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, ...round, ...verdict }, "a pre-copy round ended");
+    this.vm.context.log.info({ vm: this.vm.uuid, attempt: this.m, ...round, ...verdict }, "a pre-copy round ended");
     return verdict;
   }
 }
