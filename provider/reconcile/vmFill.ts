@@ -1,12 +1,12 @@
 import { randomBytes } from "node:crypto";
 import { messageOf } from "../lib/errors";
-import { type MoveFacts, moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
+import { moveBegin, moveOffer, moveProgress, moveStart, moveWatch, vmClaim } from "../protocol/methods";
 import type { MigrationPolicy } from "../schemas/vm";
 import type { Row } from "./engine";
 import { ReconcileError } from "./errors";
 import type { Fleet } from "./fleet";
 import { progressText } from "./vmMove";
-import type { Observation, Sighting } from "./vmObserve";
+import { lacksPages, type Observation, type Sighting } from "./vmObserve";
 
 interface Filled {
   readonly fleet: Fleet;
@@ -15,8 +15,6 @@ interface Filled {
   readonly row: Row;
   readonly policy?: MigrationPolicy;
 }
-
-const lacksPages = (fact: MoveFacts): boolean => fact.in === "RESERVED" && fact.header === "runPartial";
 
 /** A guest lacks pages, and the host that has them does not answer: to wait would be in vain. @throws ReconcileError */
 export function refuseWithoutSource(resource: string, { sightings, away }: Observation): void {

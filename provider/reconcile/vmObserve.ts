@@ -125,6 +125,9 @@ export function custodian(seen: Observation): Sighting | undefined {
 /** Past its point of no return: only the target's word ends it. A source without its memory (its host rebooted) cannot tell whether it is. */
 export const isPastReturn = ({ out, header }: MoveFacts): boolean => out === "OPEN" && (header === "released" || header === "none");
 
+/** Its guest runs at the target, and lacks pages that its source has. */
+export const lacksPages = (fact: MoveFacts): boolean => fact.in === "RESERVED" && fact.header === "runPartial";
+
 /** Attempts under way, as their source tells. */
 export function openAttempts({ sightings }: Observation): { source: Sighting; fact: MoveFacts }[] {
   return sightings.flatMap((source) =>

@@ -59,7 +59,7 @@ describe("post-copy", function () {
     return { moving };
   };
 
-  it("the guest goes on after a pause as short as any; what it lacks comes when it touches it, then the rest", async () => {
+  it("the guest goes on after a short pause; what it lacks comes when it touches it, then the rest", async () => {
     const lefts: number[] = [];
     s.on(protocol.moveProgress, ({ pagesLeft }) => void (pagesLeft !== undefined && lefts.push(pagesLeft)));
     const end = await move(spec.uuid, s, t, policy);
@@ -71,7 +71,7 @@ describe("post-copy", function () {
     expect(await get(t)).to.include({ state: "running", home: "yes" });
     expect(await get(s)).to.include({ home: "no", movedTo: "target" });
     await isRight(t);
-    // It is a guest as any other again.
+    // It is an ordinary guest again.
     expect(await move(spec.uuid, t, s, { maxDowntimeMs: 10_000 })).to.include({ phase: "done" });
     await isRight(s);
   });

@@ -5,24 +5,13 @@ import { MemoryScanner } from "../../provider/agent/migration/scan";
 import { Tracking } from "../../provider/agent/migration/tracking";
 import { Control } from "../../provider/agent/vm/control";
 import type { Vm as AgentVm } from "../../provider/agent/vm/vm";
-import { type ControlClient, ControlError } from "./support/control";
+import { type ControlClient, refused } from "./support/control";
 import { memoryFolder, scanAll, startSession, watchedRanges, whileFrozen } from "./support/dirty";
 import { baseWithLoad, loadCounts, loadGoesOn, startChurn, startLoad } from "./support/load";
 import { resumeFromCopy } from "./support/move";
 import { kernelPath, Vm, type VmOptions } from "./support/vm";
 
 const ROUNDS = 36;
-
-/** Its error's code. */
-async function refused(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof ControlError) return error.code;
-    throw error;
-  }
-  return "allowed";
-}
 
 describe("the tracking of changed pages", function () {
   this.timeout(600_000);

@@ -1,7 +1,7 @@
 /** A guest that goes on in its new place before all of its memory is there. */
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { expect } from "chai";
-import { type ControlClient, ControlError } from "./support/control";
+import { type ControlClient, refused } from "./support/control";
 import { memoryFolder, startSession, whileFrozen } from "./support/dirty";
 import { type LateMove, LatePages, lateMap, moveWithoutLatePages, PageClient } from "./support/late";
 import { baseWithLoad, loadCounts, loadGoesOn, startChurn, startLoad } from "./support/load";
@@ -12,17 +12,6 @@ const PAGES_PER_MIB = 256;
 const MEMORY_MIB = 128;
 /** Behind the kernel's image. */
 const FIRST_RAM_PAGE = 16 * PAGES_PER_MIB;
-
-/** Its error's code. */
-async function refused(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-  } catch (error) {
-    if (error instanceof ControlError) return error.code;
-    throw error;
-  }
-  return "allowed";
-}
 
 describe("a guest some of whose memory comes late", function () {
   this.timeout(300_000);

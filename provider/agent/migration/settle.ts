@@ -28,7 +28,7 @@ export async function settleIncoming(vm: Vm, m: string): Promise<void> {
 }
 
 /**
- * No page is missing any more: the copy becomes one as any other, however long its process takes to hear of it.
+ * No page is missing any more: the copy becomes an ordinary one, however long its process takes to hear of it.
  * @returns why it did not; undefined: it is
  */
 export async function completeIncoming(vm: Vm, live: LiveVm, m: string): Promise<string | undefined> {

@@ -323,7 +323,7 @@ export class TargetJob implements MoveJob {
     if (this.vm.live !== this.live) await this.#endedFilling("it ended as soon as it ran");
   }
 
-  /** Nothing is missing any more: from here on it is a guest as any other. */
+  /** Nothing is missing any more: from here on it is an ordinary guest. */
   async #filled(): Promise<void> {
     this.#isFull = true;
     const ended = await completeIncoming(this.vm, this.live, this.m);

@@ -4,7 +4,7 @@
  */
 import { createInterface } from "node:readline/promises";
 import { linkEnsure, linkGet, linkPeer, type MoveFacts, vmClaim, vmRecover } from "../../protocol/methods";
-import { isPastReturn, observe } from "../../reconcile/vmObserve";
+import { isPastReturn, lacksPages, observe } from "../../reconcile/vmObserve";
 import { CourierFleet, type Terminal, terminal } from "../courier";
 import { CliError, explain } from "../errors";
 import { Fleet, type HostAnswer, type Located } from "../fleet";
@@ -71,8 +71,6 @@ async function openAttempt(scope: Scope, { host, vm: report }: Located, vm: stri
   if (!away.has(to) && world.courier.get(to)) throw new Error(`${to} was not asked`);
   return fact;
 }
-
-const lacksPages = (fact: MoveFacts): boolean => fact.in === "RESERVED" && fact.header === "runPartial";
 
 function warning(vm: string, { host, vm: { uuid } }: Located, attempt: MoveFacts): string {
   const to = attempt.peer?.host ?? "?";

@@ -91,3 +91,14 @@ export function encode(value: string): string {
     .map((byte) => (byte > 32 && byte < 127 && byte !== 37 ? String.fromCharCode(byte) : `%${byte.toString(16).padStart(2, "0")}`))
     .join("");
 }
+
+/** The code of the error that it ends with. */
+export async function refused(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+  } catch (error) {
+    if (error instanceof ControlError) return error.code;
+    throw error;
+  }
+  return "allowed";
+}
