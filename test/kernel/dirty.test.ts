@@ -271,9 +271,11 @@ describe("the tracking of changed pages", function () {
       const scanner = new MemoryScanner(kernelPath(), vm.path("memory"), tracking?.map);
       const scan = async (how: "full" | "scan" | "scan frozen"): Promise<{ pages: number; hasHeader: boolean }> => {
         let [pages, hasHeader] = [0, false];
-        for await (const run of scanner.scan(how)) {
-          pages += run.count;
-          hasHeader ||= run.first === 0;
+        for await (const runs of scanner.scan(how)) {
+          for (const run of runs) {
+            pages += run.count;
+            hasHeader ||= run.first === 0;
+          }
         }
         return { pages, hasHeader };
       };

@@ -66,11 +66,13 @@ export class CopyOut {
     const scan = this.memory.scan(how);
     let step = await scan.next();
     for (; !step.done; step = await scan.next()) {
-      const run = this.#withoutPage0(step.value, how);
-      if (run?.isLate) this.latePages += run.count;
-      // What changed again is seldom what the image has, and to look for it takes time.
-      const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
-      for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, how, sent);
+      for (const told of step.value) {
+        const run = this.#withoutPage0(told, how);
+        if (run?.isLate) this.latePages += run.count;
+        // What changed again is seldom what the image has, and to look for it takes time.
+        const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
+        for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, how, sent);
+      }
     }
     if (!pages.isEmpty) await this.#send(frameType.memory, pages, how, sent);
     const blocks = new RunBatch(blockBytes);

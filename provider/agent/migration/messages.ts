@@ -73,6 +73,7 @@ export function parseMessage<T>(schema: z.ZodType<T>, payload: Buffer): T {
 
 const pageBytes = 4096;
 const sumBytes = 32;
+const zeros = Buffer.alloc(64);
 
 /**
  * FINAL's payload: `u32` length of the JSON, the JSON, page 0 without the zeros at its end, SHA-256 over all of these. The digest in the JSON covers the
@@ -82,7 +83,10 @@ export function encodeFinal(message: FinalMessage, page0: Buffer): Buffer {
   const json = Buffer.from(JSON.stringify(message));
   const length = Buffer.alloc(4);
   length.writeUInt32BE(json.length);
-  const page = page0.subarray(0, page0.findLastIndex((byte) => byte !== 0) + 1);
+  let end = page0.length;
+  // By pieces: for each byte a call would be more than all the rest of it.
+  while (end >= zeros.length && page0.subarray(end - zeros.length, end).equals(zeros)) end -= zeros.length;
+  const page = page0.subarray(0, end);
   const sum = createHash("sha256").update(length).update(json).update(page).digest();
   return Buffer.concat([length, json, page, sum]);
 }

@@ -80,13 +80,14 @@ async function look(
   const scan = scanner.scan(how);
   let step = await scan.next();
   for (; !step.done; step = await scan.next()) {
-    const { data } = step.value;
-    if (!data) continue;
-    bytes += data.length;
-    if (runs++ % sampledRuns > 0) continue;
-    raw += data.length;
-    const own = [...(image?.split(step.value) ?? [step.value])].flatMap((run) => run.data ?? []);
-    packed += own.length === 0 ? 0 : zstdCompressSync(Buffer.concat(own)).length;
+    for (const run of step.value) {
+      if (!run.data) continue;
+      bytes += run.data.length;
+      if (runs++ % sampledRuns > 0) continue;
+      raw += run.data.length;
+      const own = [...(image?.split(run) ?? [run])].flatMap((part) => part.data ?? []);
+      packed += own.length === 0 ? 0 : zstdCompressSync(Buffer.concat(own)).length;
+    }
   }
   return { bytes, compression: raw === 0 ? 1 : Math.min(1, packed / raw), scanMs: step.value.scanMs, tookMs: performance.now() - begun };
 }

@@ -39,16 +39,20 @@ class ByteReader {
     this.#wake();
   }
 
-  async read(bytes: number): Promise<Buffer> {
-    while (this.#bytes < bytes) {
-      if (this.#ended) throw this.#ended;
-      if (this.from.isPaused()) this.from.resume();
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
+  /** So many bytes, where they have come. */
+  take(bytes: number): Buffer | undefined {
+    if (this.#bytes < bytes) return undefined;
     this.#bytes -= bytes;
     return this.#upTo(bytes) ?? this.#joined(bytes);
+  }
+
+  /** Resolves when more has come. @throws what ended the stream */
+  async more(): Promise<void> {
+    if (this.#ended) throw this.#ended;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      if (this.from.isPaused()) this.from.resume();
+    });
   }
 
   /** A view of the first part, where that holds it all. */
@@ -71,11 +75,22 @@ class ByteReader {
   }
 }
 
+/** The scanner's word on some pages, whose bytes may still be on their way. */
+interface Record {
+  readonly kind: number;
+  readonly first: number;
+  readonly pages: number;
+  /** Of words, as soon as that has come. */
+  bytes?: number;
+}
+
 /** `linux tool track`: tells which pages changed since it was last asked. */
 export class MemoryScanner {
   readonly #child: ChildProcess;
   readonly #out: ByteReader;
   readonly #in: Writable;
+  /** Begun, and not all of it here. */
+  #record: Record | undefined;
 
   /** @param map of a tracking session, whose pages alone are then looked at; a full scan looks at all */
   constructor(kernel: string, memory: string, map?: string) {
@@ -98,28 +113,55 @@ export class MemoryScanner {
     );
   }
 
-  /** Asks; `frozen` waits until the guest is, and includes page 0; `late` only names pages that may travel late. Runs must be read to the end before the next question. */
-  async *scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): AsyncGenerator<Run, ScanEnd> {
+  /**
+   * Asks; `frozen` waits until the guest is, and includes page 0; `late` only names pages that may travel late. Gives the runs in the portions in which they
+   * come; they must be read to the end before the next question.
+   */
+  async *scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): AsyncGenerator<readonly Run[], ScanEnd> {
     this.#in.write(`${how}\n`);
     for (;;) {
-      const record = await this.#out.read(recordBytes);
-      const kind = record.readUInt32LE(0);
-      const pages = record.readUInt32LE(4);
-      const first = Number(record.readBigUInt64LE(8));
-      if (kind === 0) return { pages, scanMs: first / 1e6 };
-      if (kind === 2) yield { first, count: pages, data: null };
-      else if (kind === 4) yield { first, count: pages, data: null, isLate: true };
-      else if (kind === 3) {
-        const bytes = Number((await this.#out.read(8)).readBigUInt64LE(0));
-        yield { first, count: pages, data: await this.#out.read(bytes), isWords: true };
-      } else if (kind === 1) {
-        for (let done = 0; done < pages; ) {
-          const count = Math.min(maxPagesAtOnce, pages - done);
-          yield { first: first + done, count, data: await this.#out.read(count * pageBytes) };
-          done += count;
-        }
-      } else throw new AgentFault("failed", "look for changed pages", `the scanner sent a record of kind ${kind}`);
+      const runs: Run[] = [];
+      let next = this.#next();
+      for (; next && !("scanMs" in next); next = this.#next()) runs.push(next);
+      if (runs.length > 0) yield runs;
+      if (next) return next;
+      await this.#out.more();
     }
+  }
+
+  /** The next run or the end, where all of it has come. */
+  #next(): Run | ScanEnd | undefined {
+    this.#record ??= this.#nextRecord();
+    if (!this.#record) return undefined;
+    const { kind, first, pages } = this.#record;
+    if (kind === 1) return this.#nextPages(first, pages);
+    if (kind === 3) return this.#nextWords(this.#record);
+    this.#record = undefined;
+    if (kind === 0) return { pages, scanMs: first / 1e6 };
+    if (kind === 2) return { first, count: pages, data: null };
+    if (kind === 4) return { first, count: pages, data: null, isLate: true };
+    throw new AgentFault("failed", "look for changed pages", `the scanner sent a record of kind ${kind}`);
+  }
+
+  #nextRecord(): Record | undefined {
+    const bytes = this.#out.take(recordBytes);
+    return bytes && { kind: bytes.readUInt32LE(0), pages: bytes.readUInt32LE(4), first: bytes.readUIntLE(8, 6) };
+  }
+
+  #nextPages(first: number, pages: number): Run | undefined {
+    const count = Math.min(maxPagesAtOnce, pages);
+    const data = this.#out.take(count * pageBytes);
+    if (!data) return undefined;
+    this.#record = pages > count ? { kind: 1, first: first + count, pages: pages - count } : undefined;
+    return { first, count, data };
+  }
+
+  #nextWords(record: Record): Run | undefined {
+    record.bytes ??= this.#out.take(8)?.readUIntLE(0, 6);
+    const data = record.bytes === undefined ? undefined : this.#out.take(record.bytes);
+    if (!data) return undefined;
+    this.#record = undefined;
+    return { first: record.first, count: record.pages, data, isWords: true };
   }
 
   end(): void {
@@ -168,13 +210,16 @@ export class DiskScanner {
     const from = this.#from;
     this.#from = epoch + 1;
     const blocks: number[] = [];
-    for (const [block, stamp] of stamps.entries()) if (stamp >= from) blocks.push(block);
+    for (let block = 0; block < stamps.length; block++) if ((stamps[block] ?? 0) >= from) blocks.push(block);
     return blocks;
   }
 
   /** How many blocks were written since the last question; asks none. */
   get pending(): number {
-    return this.#stamps().reduce((count, stamp) => count + (stamp >= this.#from ? 1 : 0), 0);
+    const stamps = this.#stamps();
+    let count = 0;
+    for (let block = 0; block < stamps.length; block++) if ((stamps[block] ?? 0) >= this.#from) count++;
+    return count;
   }
 
   async *read(blocks: readonly number[]): AsyncGenerator<Run> {
@@ -190,12 +235,12 @@ export class DiskScanner {
     await this.overlay.close();
   }
 
-  /** The map lies on a tmpfs: reading is copying, so it is done at once. */
+  /** The map lies on a tmpfs: reading is copying, so it is done at once. A guest may stand for this: plain loops, without a call for each block. */
   #stamps(): Uint32Array {
     const stamps = new Uint32Array(this.layout.blocks);
     readSync(this.map.fd, stamps, 0, stamps.byteLength, mapHeaderBytes);
     this.allocated = 0;
-    for (const stamp of stamps) if (stamp > 0) this.allocated += 1;
+    for (let block = 0; block < stamps.length; block++) if (stamps[block] !== 0) this.allocated++;
     return stamps;
   }
 }

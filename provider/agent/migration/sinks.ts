@@ -4,7 +4,7 @@ import { blockBytes, overlayLayout } from "../vm/overlay";
 import { Bits } from "./bits";
 import { decodeRuns } from "./runs";
 import { StreamError } from "./stream";
-import { putWords } from "./words";
+import { putWords, type WordRun, wordRuns } from "./words";
 
 export const pageBytes = 4096;
 const zeros = Buffer.alloc(64 * pageBytes);
@@ -83,11 +83,23 @@ export class MemorySink {
     for (let page = first; page < first + count; page++)
       if (!this.#written.has(page) || this.#stale?.has(page)) throw new StreamError(`a change of page ${page}, which is not here`);
     for (let done = 0; done < count; done += portionPages) {
-      const part = portion.subarray(0, Math.min(portionPages, count - done) * pageBytes);
-      readAll(this.file.fd, part, (first + done) * pageBytes);
-      at = putWords(part, words, at);
-      writeAll(this.file.fd, part, (first + done) * pageBytes);
+      const pages = Math.min(portionPages, count - done);
+      const { runs, end } = wordRuns(words, at, pages);
+      this.#put(words, runs, (first + done) * pageBytes, pages);
+      at = end;
     }
+  }
+
+  /** Where there are few, the words by themselves: to read and to write all of it is two calls. */
+  #put(words: Buffer, runs: readonly WordRun[], at: number, pages: number): void {
+    if (runs.length <= 2) {
+      for (const { to, from, bytes } of runs) writeAll(this.file.fd, words.subarray(from, from + bytes), at + to);
+      return;
+    }
+    const part = portion.subarray(0, pages * pageBytes);
+    readAll(this.file.fd, part, at);
+    putWords(part, words, runs);
+    writeAll(this.file.fd, part, at);
   }
 
   #copy(from: number, to: number, count: number): void {

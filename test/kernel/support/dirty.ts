@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { checkWords, putWords } from "../../../provider/agent/migration/words";
+import { checkWords, putWords, wordRuns } from "../../../provider/agent/migration/words";
 import type { ControlClient, Reply } from "./control";
 import { kernelPath, type Vm } from "./vm";
 
@@ -73,7 +73,7 @@ export class TrackReader implements AsyncDisposable {
       else if (kind === 3) {
         const words = await this.read(Number((await this.read(8)).readBigUInt64LE(0)));
         checkWords(words, pages);
-        putWords(this.copy.subarray(first * PAGE, (first + pages) * PAGE), words, 0);
+        putWords(this.copy.subarray(first * PAGE, (first + pages) * PAGE), words, wordRuns(words, 0, pages).runs);
       } else if (kind === 4) for (let page = first; page < first + pages; page++) late.push(page);
       else this.copy.fill(0, first * PAGE, (first + pages) * PAGE);
     }

@@ -1,7 +1,7 @@
 import { expect } from "chai";
 import { decodeRuns, RunBatch } from "../../../provider/agent/migration/runs";
 import { StreamError } from "../../../provider/agent/migration/stream";
-import { checkWords, putWords } from "../../../provider/agent/migration/words";
+import { checkWords, putWords, wordRuns } from "../../../provider/agent/migration/words";
 
 const page = 4096;
 
@@ -31,17 +31,33 @@ describe("changed words of pages", () => {
   it("make the pages what they are, also when they come twice", () => {
     checkWords(words, 3);
     const pages = Buffer.from(was);
-    expect(putWords(pages, words, 0)).to.equal(words.length);
-    expect(pages.equals(now)).to.equal(true);
-    putWords(pages, words, 0);
-    expect(pages.equals(now)).to.equal(true);
+    const { runs, end } = wordRuns(words, 0, 3);
+    expect(end).to.equal(words.length);
+    for (let time = 0; time < 2; time++) {
+      putWords(pages, words, runs);
+      expect(pages.equals(now)).to.equal(true);
+    }
   });
 
   it("can be put into some of the pages first", () => {
     const pages = Buffer.from(was);
-    const next = putWords(pages.subarray(0, page), words, 0);
-    expect(putWords(pages.subarray(page), words, next)).to.equal(words.length);
+    const one = wordRuns(words, 0, 1);
+    putWords(pages.subarray(0, page), words, one.runs);
+    const rest = wordRuns(words, one.end, 2);
+    putWords(pages.subarray(page), words, rest.runs);
+    expect(rest.end).to.equal(words.length);
     expect(pages.equals(now)).to.equal(true);
+  });
+
+  it("are told as what lies together in the pages and in the data", () => {
+    const ends = Buffer.from(was);
+    ends.fill(9, page - 16, page + 8);
+    const data = wordsOf(was, ends);
+    // The second page's bitmap lies between its word and the first page's.
+    expect(wordRuns(data, 0, 3).runs).to.deep.equal([
+      { to: page - 16, from: 64, bytes: 16 },
+      { to: page, from: 64 + 16 + 64, bytes: 8 },
+    ]);
   });
 
   it("travel in a batch, and are refused where they are not those of so many pages", () => {
