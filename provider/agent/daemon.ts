@@ -15,10 +15,19 @@ const reportFd = 3;
 const startLimitMs = 25_000;
 
 /**
- * V8 without its helpers: they would take the CPU from a guest that freezes or goes on. Garbage is collected by the thread that made it, when it does; and
- * nothing is optimized, since a move is over before that pays (docs/decisions/who-goes-first.md).
+ * V8 without what would run beside a guest that freezes or goes on, or while it is waited for: no helpers (garbage is collected by the thread that made it,
+ * when it does), nothing optimized (a move is over before that pays), all compiled at the start and kept, and no collection of all garbage before there is
+ * more than an agent makes in days (docs/decisions/who-goes-first.md).
  */
-const nodeOptions = ["--single-threaded-gc", "--no-opt", "--no-maglev"];
+const nodeOptions = [
+  "--single-threaded-gc",
+  "--no-opt",
+  "--no-maglev",
+  "--no-lazy",
+  "--no-flush-bytecode",
+  "--no-memory-reducer",
+  "--initial-old-space-size=64",
+];
 
 /** Starts this program again, in a session of its own, and awaits its word. */
 export async function startDaemon(argv: readonly string[], stateDir: string): Promise<Announcement> {

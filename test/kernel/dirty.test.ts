@@ -111,6 +111,33 @@ describe("the tracking of changed pages", function () {
     });
   });
 
+  it("lets a freeze release at once where little is left and there is time, and nowhere else", async () => {
+    await boot({ memoryMiB: 64 });
+    const aMinute = process.hrtime.bigint() + 60_000_000_000n;
+    const freeze = (releasePages: number, releaseByNs: bigint) =>
+      control.request("freeze", { attempt: "m", deadmanMs: 60_000, releasePages, releaseByNs: `${releaseByNs}` });
+    const stays = async (releasePages: number, releaseByNs: bigint): Promise<void> => {
+      expect((await freeze(releasePages, releaseByNs)).released).to.equal(undefined);
+      expect((await control.request("status")).state).to.equal("frozen");
+      await control.request("thaw", { attempt: "m" });
+    };
+    // Without a session nobody knows how much is left.
+    await stays(1_000_000, aMinute);
+    await using reader = await startSession(vm, control);
+    await reader.scan("full");
+    await stays(0, aMinute);
+    await stays(1_000_000, process.hrtime.bigint());
+    expect((await freeze(1_000_000, aMinute)).released).to.equal("1");
+    expect((await control.request("status")).state).to.equal("released");
+    expect(await refused(control.request("thaw", { attempt: "m" }))).to.equal("bad-state");
+    expect(await refused(control.request("release", { attempt: "m" }))).to.equal("bad-state");
+    // What changed last is there for the reader as ever.
+    await reader.scan("scan frozen");
+    expect(reader.differing(vm)).to.deep.equal([]);
+    await control.request("return", { attempt: "m", epoch: 2 });
+    expect(await vm.shell("echo runs")).to.equal("runs\n");
+  });
+
   it("scans in portions, between which the guest runs; a freeze in the middle of them misses nothing", async () => {
     await boot({ memoryMiB: 96 });
     await startLoad(vm);

@@ -255,6 +255,22 @@ describe("a process that waits for a guest", function () {
     }
   }
 
+  it("listens already, and serves who came early when the guest is there", async () => {
+    const { vm, attempt } = await waiting(() => undefined);
+    try {
+      const early = await vm.stream("console.sock");
+      await vm.stream("guest.sock");
+      await using control = await vm.control();
+      await control.request("go", { attempt });
+      // What the guest had written before it came here.
+      await early.reader.until(/Linux version/);
+      expect(await vm.shell("echo runs")).to.equal("runs\n");
+    } finally {
+      await vm[Symbol.asyncDispose]();
+      rmSync(vm.folder, { recursive: true, force: true });
+    }
+  });
+
   it("refuses a guest of another kernel, and leaves the copy as it is", async () => {
     const { text, code, state } = await goFails((header) => header.write("f".repeat(64), 96));
     expect(text).to.match(/build id/);

@@ -1,16 +1,23 @@
 import type { MoveProgress } from "../../protocol/methods";
+import type { LastMigration } from "../../schemas/vm";
 import type { Vm } from "../vm/vm";
 import type { Convergence } from "./convergence";
 import { CopyOut, type ScanKind } from "./copy";
+import { isHoldAt } from "./holds";
 import type { Verdict } from "./rounds";
 import type { Sender } from "./sender";
 import { Standstill } from "./standstill";
 
 /** Sent but not applied when a round counts as done, and when the deciding word may change: one round trip's worth on a slow link. */
 export const lateBytes = 128 << 10;
-/** Pages that are marked as changed, of which most have not, or by a few words: less than `lateBytes` in nearly all cases. */
+/**
+ * Pages that are marked as changed, of which most have not, or by a few words: less than `lateBytes` in nearly all cases. With no more than that, the guest's
+ * process changes the deciding word as it freezes: nobody need be asked, and nothing waited for.
+ */
 const fewPages = 256;
 const fewBlocks = 1;
+/** The answer to a freeze is waited for much longer: what is undone then must not be decided later. */
+const decidesWithinMs = 1000;
 
 interface Watching {
   /** After each frame. */
@@ -24,6 +31,7 @@ interface Watching {
 /** A source's copy on its way: rounds while the guest runs, and what is left when it stands. */
 export class Outgoing {
   readonly standstill = new Standstill();
+  readonly #begunMs = performance.now();
   #copy: CopyOut | undefined;
   /** The pass over what changed last, begun at the freeze. */
   #last: Promise<{ scanMs: number }> | undefined;
@@ -70,17 +78,19 @@ export class Outgoing {
   /**
    * Begins the last pass: the scanner waits by itself until the guest stands.
    * @param late what may travel late is only named
+   * @returns on what the freeze may change the deciding word at once
    */
-  beginLast(late: boolean): void {
+  beginLast(late: boolean): { releasePages?: number; releaseByNs?: string } {
+    const may = this.copy.pendingBlocks <= fewBlocks && !isHoldAt(this.vm.context, "release");
     this.standstill.begin();
     this.#last = this.pass(late ? "scan frozen late" : "scan frozen");
     this.#last.catch(() => undefined);
+    return may ? { releasePages: fewPages, releaseByNs: `${process.hrtime.bigint() + BigInt(decidesWithinMs * 1e6)}` } : {};
   }
 
-  /** The guest stands. Resolves when the deciding word may change: for a few pages it need not wait. */
-  async frozen(dirtyPages: string | undefined): Promise<void> {
+  /** The guest stands, and the word has not changed. Resolves when it may: nearly all is there. */
+  async frozen(): Promise<void> {
     this.standstill.mark("frozen");
-    if (Number(dirtyPages ?? Infinity) <= fewPages && this.copy.pendingBlocks <= fewBlocks) return;
     await this.lastRead();
     await this.sender.drained(lateBytes);
     this.standstill.mark("almost all of it there");
@@ -90,6 +100,21 @@ export class Outgoing {
     const last = await this.#last;
     if (last) this.standstill.mark(`last pages and blocks read, ${last.scanMs.toFixed(1)} of it comparing`);
     this.#last = undefined;
+  }
+
+  /** How it went, as the VM's record keeps it. */
+  result(to: string, result: LastMigration["result"], error?: string): LastMigration {
+    return {
+      attempt: this.m,
+      from: this.vm.context.hostName,
+      to,
+      result,
+      bytes: this.sender.bytesOnWire,
+      seconds: (performance.now() - this.#begunMs) / 1000,
+      rounds: this.convergence.rounds.length,
+      downtimeMs: this.standstill.totalMs,
+      ...(error !== undefined && { error }),
+    };
   }
 
   /** One round, to the point where the target has nearly all of it, and what it says about the next. */

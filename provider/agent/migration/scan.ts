@@ -176,12 +176,19 @@ export class DiskScanner {
   #from = 1;
   /** How many blocks the overlay held when it was looked at last. */
   allocated = 0;
+  /** The map's stamps as they were then, the newest of them, and room to look again. */
+  #seen: Buffer;
+  #newest = 0;
+  #now: Buffer;
 
   private constructor(
     private readonly map: FileHandle,
     private readonly overlay: FileHandle,
     private readonly layout: ReturnType<typeof overlayLayout>,
-  ) {}
+  ) {
+    this.#seen = Buffer.from(new ArrayBuffer(4 * layout.blocks));
+    this.#now = Buffer.from(new ArrayBuffer(4 * layout.blocks));
+  }
 
   static async open(mapPath: string, overlayPath: string, virtualBytes: number): Promise<DiskScanner> {
     const map = await open(mapPath, "r+");
@@ -192,7 +199,7 @@ export class DiskScanner {
       throw new AgentFault("failed", "read the disk's map", `${mapPath} is not the map of a disk of ${layout.blocks} blocks`);
     }
     const scanner = new DiskScanner(map, await open(overlayPath, "r"), layout);
-    scanner.#stamps();
+    scanner.#stampedFrom(1);
     return scanner;
   }
 
@@ -206,20 +213,14 @@ export class DiskScanner {
     const epoch = Number(word.readBigUInt64LE(0));
     word.writeBigUInt64LE(BigInt(epoch + 1));
     writeSync(this.map.fd, word, 0, 8, 8);
-    const stamps = this.#stamps();
-    const from = this.#from;
+    const blocks = this.#stampedFrom(this.#from);
     this.#from = epoch + 1;
-    const blocks: number[] = [];
-    for (let block = 0; block < stamps.length; block++) if ((stamps[block] ?? 0) >= from) blocks.push(block);
     return blocks;
   }
 
   /** How many blocks were written since the last question; asks none. */
   get pending(): number {
-    const stamps = this.#stamps();
-    let count = 0;
-    for (let block = 0; block < stamps.length; block++) if ((stamps[block] ?? 0) >= this.#from) count++;
-    return count;
+    return this.#stampedFrom(this.#from).length;
   }
 
   async *read(blocks: readonly number[]): AsyncGenerator<Run> {
@@ -235,12 +236,22 @@ export class DiskScanner {
     await this.overlay.close();
   }
 
-  /** The map lies on a tmpfs: reading is copying, so it is done at once. A guest may stand for this: plain loops, without a call for each block. */
+  /** The map lies on a tmpfs: reading is copying, so it is done at once. A guest may stand for this: what has not changed is not looked at again. */
+  #stampedFrom(epoch: number): number[] {
+    readSync(this.map.fd, this.#now, 0, this.#now.length, mapHeaderBytes);
+    if (!this.#now.equals(this.#seen)) {
+      [this.#now, this.#seen] = [this.#seen, this.#now];
+      const stamps = this.#stamps();
+      this.allocated = stamps.filter((stamp) => stamp > 0).length;
+      this.#newest = stamps.reduce((newest, stamp) => Math.max(newest, stamp), 0);
+    }
+    if (this.#newest < epoch) return [];
+    const blocks: number[] = [];
+    for (const [block, stamp] of this.#stamps().entries()) if (stamp >= epoch) blocks.push(block);
+    return blocks;
+  }
+
   #stamps(): Uint32Array {
-    const stamps = new Uint32Array(this.layout.blocks);
-    readSync(this.map.fd, stamps, 0, stamps.byteLength, mapHeaderBytes);
-    this.allocated = 0;
-    for (let block = 0; block < stamps.length; block++) if (stamps[block] !== 0) this.allocated++;
-    return stamps;
+    return new Uint32Array(this.#seen.buffer, this.#seen.byteOffset, this.layout.blocks);
   }
 }

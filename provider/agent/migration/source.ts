@@ -3,7 +3,7 @@ import { errnoOf, messageOf } from "../../lib/errors";
 import { type Deferred, deferred } from "../../lib/time";
 import type { MoveProgress } from "../../protocol/methods";
 import type { Wiring } from "../../schemas/link";
-import type { LastMigration, VmSpec } from "../../schemas/vm";
+import type { VmSpec } from "../../schemas/vm";
 import { AgentFault } from "../errors";
 import { currentWirings } from "../link/current";
 import { passFrames } from "../link/wire";
@@ -47,7 +47,6 @@ export class SourceJob implements MoveJob, SourceSteps {
   readonly #watchers = new Watchers();
   readonly #settled = deferred<Fact>();
   readonly #started = deferred<Fact>();
-  readonly #begunMs = performance.now();
   readonly #convergence: Convergence;
   #turn: Disposable | undefined;
   readonly #outgoing: Outgoing;
@@ -56,6 +55,8 @@ export class SourceJob implements MoveJob, SourceSteps {
   #latePages: Promise<LatePages> | undefined;
   /** As the target knows it. */
   #spec: VmSpec | undefined;
+  /** While a freeze may change the deciding word by itself. */
+  #deciding: Promise<unknown> | undefined;
   readonly #doubt = new Doubt();
   #doubted: Deferred<MoveProgress> = deferred();
 
@@ -76,7 +77,7 @@ export class SourceJob implements MoveJob, SourceSteps {
         fact: (fact) => this.heard(fact),
         lacks: (payload) => void this.#serve((pages) => pages.lacks(payload)),
         wants: (payload) => void this.#serve((pages) => pages.wants(payload)),
-        lost: (error) => (this.released ? this.#settled.reject(error) : this.#giveUp(lost(this.request.target, error))),
+        lost: (error) => this.#once(() => (this.released ? this.#settled.reject(error) : this.#giveUp(lost(this.request.target, error)))),
       },
       this.#limits,
     );
@@ -116,6 +117,7 @@ export class SourceJob implements MoveJob, SourceSteps {
 
   /** Before release: undone. @throws AgentFault bad-state after it */
   async cancel(reason: string): Promise<void> {
+    await this.#deciding;
     if (this.released)
       throw new AgentFault("bad-state", "cancel the move", `${this.m} is past its point of no return`, {
         next: "let it finish; then move the VM back",
@@ -153,7 +155,7 @@ export class SourceJob implements MoveJob, SourceSteps {
         this.#report({ phase: name === "resend" ? "release" : name });
         return heldAt(this.vm.context, name);
       });
-      return this.#report({ phase: "done", fault: undefined, result: this.#result("moved") });
+      return this.#report({ phase: "done", fault: undefined, result: this.#outgoing.result(this.request.target.host, "moved") });
     } catch (error) {
       return await this.#failed(error);
     } finally {
@@ -206,14 +208,18 @@ export class SourceJob implements MoveJob, SourceSteps {
   }
 
   async freeze(): Promise<void> {
-    this.#abort.signal.throwIfAborted();
     const deadmanMs = Math.ceil(Math.max(10_000, 5 * (this.#convergence.rounds.at(-1)?.ms ?? 0)));
     await this.#convergence.lift();
-    // Asked for first: the scanner begins when the guest stands, and need not hear of that from here.
-    this.#outgoing.beginLast(this.#late);
-    const how = { attempt: this.m, deadmanMs, ...(this.#late && { late: 1 }) };
-    const { dirtyPages } = await this.#control().say("freeze", how, deadmanMs);
-    await this.#outgoing.frozen(dirtyPages);
+    this.#abort.signal.throwIfAborted();
+    // The scanner is asked first: it begins when the guest stands, and need not hear of that from here.
+    const how = { attempt: this.m, deadmanMs, ...(this.#late && { late: 1 }), ...this.#outgoing.beginLast(this.#late) };
+    const frozen = this.#control().say("freeze", how, deadmanMs);
+    this.#deciding = frozen.then(
+      ({ released }) => released === "1" && this.#isReleased(),
+      () => undefined,
+    );
+    await frozen;
+    await (this.released ? heldAt(this.vm.context, "released") : this.#outgoing.frozen());
   }
 
   async release(): Promise<void> {
@@ -223,10 +229,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     if (!this.released) {
       this.#abort.signal.throwIfAborted();
       await this.#control().say("release", { attempt: this.m });
-      this.released = true;
-      this.#waitForDoubt();
-      this.#limits.reconnectMs = reconnectAfterReleaseMs;
-      this.#outgoing.standstill.mark("released");
+      this.#isReleased();
       await heldAt(this.vm.context, "released");
     }
     // A target that gave up takes no more of it.
@@ -280,7 +283,7 @@ export class SourceJob implements MoveJob, SourceSteps {
   async retire(): Promise<void> {
     const { out } = this.vm.journal.value;
     if (!out) throw new Error("no attempt to close");
-    const result = this.#result("moved");
+    const result = this.#outgoing.result(this.request.target.host, "moved");
     await this.vm.journal.writeOut({ state: "CLOSED" }, { home: "no", tombstone: out.to });
     const live = this.vm.release();
     if (live) await endAside(live.process);
@@ -327,9 +330,23 @@ export class SourceJob implements MoveJob, SourceSteps {
     else if (fact.fact === "SETTLED") {
       if (this.released) this.#settled.resolve(fact);
     } else if (fact.fact === "GONE" || fact.fact === "FAULT") {
-      if (!this.released) this.#giveUp(gaveUp(this.request.target.host, fact.reason));
-      else if (mayReturn(out, fact)) this.#settled.resolve(fact);
+      this.#once(() => {
+        if (!this.released) this.#giveUp(gaveUp(this.request.target.host, fact.reason));
+        else if (mayReturn(out, fact)) this.#settled.resolve(fact);
+      });
     }
+  }
+
+  /** What ends a move before its release, and not after it, waits while the freeze decides. */
+  #once(end: () => void): void {
+    void (this.#deciding ? this.#deciding.then(end) : end());
+  }
+
+  #isReleased(): void {
+    this.released = true;
+    this.#limits.reconnectMs = reconnectAfterReleaseMs;
+    this.#waitForDoubt();
+    this.#outgoing.standstill.mark("released");
   }
 
   #giveUp(error: Error): void {
@@ -353,7 +370,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     this.vm.context.log.error({ vm: this.vm.uuid, m: this.m, err: cause, phase: this.progress.phase }, "a move failed");
     const returned = this.released && this.vm.journal.value.out?.state === "ABORTED";
     if (!returned && (this.released || !(await this.#undone()))) return this.#report(inDoubt(this.request.target.host, messageOf(cause)));
-    const result = this.#result(returned ? "failed, returned" : "failed", messageOf(cause));
+    const result = this.#outgoing.result(this.request.target.host, returned ? "failed, returned" : "failed", messageOf(cause));
     if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, lastMigration: result }).catch(() => undefined);
     return this.#report({ phase: "failed", result, fault: { message: messageOf(cause), running: "source" } });
   }
@@ -373,20 +390,6 @@ export class SourceJob implements MoveJob, SourceSteps {
       this.#watchers.tellAll();
       this.#doubted.resolve(this.#report(inDoubt(this.request.target.host, silence)));
     });
-  }
-
-  #result(result: LastMigration["result"], error?: string): LastMigration {
-    return {
-      attempt: this.m,
-      from: this.vm.context.hostName,
-      to: this.request.target.host,
-      result,
-      bytes: this.#sender.bytesOnWire,
-      seconds: (performance.now() - this.#begunMs) / 1000,
-      rounds: this.#convergence.rounds.length,
-      downtimeMs: this.#outgoing.standstill.totalMs,
-      ...(error !== undefined && { error }),
-    };
   }
 
   #report(change: Partial<MoveProgress>): MoveProgress {

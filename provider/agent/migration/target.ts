@@ -92,7 +92,6 @@ export class TargetJob implements MoveJob {
     job.#disk = disk;
     vm.adopt(live);
     vm.job = job;
-    rehearse(needs.attempt, needs.epochTarget);
     return job;
   }
 
@@ -241,6 +240,7 @@ export class TargetJob implements MoveJob {
     await giveKeys(this.live.control, this.needs.spec, before, wirings);
     // The source is about to freeze the guest.
     this.#disk?.finish();
+    rehearse(this.m, this.needs.epochTarget);
     sweep();
   }
 
