@@ -1,5 +1,6 @@
 /** What a VM process tells about the pages that have changed: all of them, and without looking at the others. */
 import { existsSync, readFileSync, rmSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { expect } from "chai";
 import { MemoryScanner } from "../../provider/agent/migration/scan";
 import { Tracking } from "../../provider/agent/migration/tracking";
@@ -287,6 +288,22 @@ describe("the tracking of changed pages", function () {
         (error: Error) => error.message,
       );
       expect(told).to.match(/has made no scan/);
+    });
+
+    it("gives all to a copy that takes it slowly", async () => {
+      await vm.shell("mount -t tmpfs tmpfs /mnt; dd if=/dev/urandom of=/mnt/x bs=1M count=24 2>/dev/null");
+      const scanner = new MemoryScanner(kernelPath(), vm.path("memory"));
+      try {
+        let bytes = 0;
+        for await (const runs of scanner.scan("full")) {
+          for (const run of runs) bytes += run.data?.length ?? 0;
+          // A link that is slower than the scanner: its pipe fills, and what comes meanwhile waits in the agent.
+          await delay(20);
+        }
+        expect(bytes).to.be.greaterThan(24 << 20);
+      } finally {
+        scanner.end();
+      }
     });
 
     it("serves an agent's copy, which compares where it cannot have one", async () => {

@@ -125,7 +125,8 @@ export class MemoryScanner {
       for (; next && !("scanMs" in next); next = this.#next()) runs.push(next);
       if (runs.length > 0) yield runs;
       if (next) return next;
-      await this.#out.more();
+      // Who takes runs may take long, and more may have come meanwhile.
+      if (runs.length === 0) await this.#out.more();
     }
   }
 
