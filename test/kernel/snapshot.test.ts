@@ -1,7 +1,7 @@
 /** Freezing a guest and going on in another process: what the guest notices (nothing), and who may do what when. */
 import { closeSync, openSync, readFileSync, readSync, rmSync, statSync, writeSync } from "node:fs";
 import { expect } from "chai";
-import { ControlError } from "./support/control";
+import { type ControlError, refused } from "./support/control";
 import { baseWithLoad, loadCounts, loadGoesOn, startLoad } from "./support/load";
 import { incoming, release, resumeElsewhere, resumeHere } from "./support/move";
 import { tool, Vm, type VmOptions } from "./support/vm";
@@ -120,16 +120,6 @@ describe("a frozen guest", function () {
     vm = await Vm.boot();
   });
   afterEach(() => vm[Symbol.asyncDispose]());
-
-  const refused = async (promise: Promise<unknown>): Promise<string> => {
-    try {
-      await promise;
-    } catch (error) {
-      if (error instanceof ControlError) return error.code;
-      throw error;
-    }
-    return "allowed";
-  };
 
   it("is thawed when the client that froze it goes away", async () => {
     const [one, other] = [await vm.control(), await vm.control()];
