@@ -52,6 +52,18 @@ describe("guest agent across moves", function () {
     }
   }
 
+  it("goes on with the scheduler's clock", async () => {
+    const clock = async (): Promise<number> => {
+      const session = start("grep", "exec_start", "/proc/self/sched");
+      expect(await session.finish()).to.deep.equal({ code: 0 });
+      return Number(/: +([0-9.]+)/.exec(session.stdout)?.[1]);
+    };
+    const before = await clock();
+    await move([]);
+    const after = await clock();
+    expect(after).to.be.within(before, before + 60_000);
+  });
+
   it("brings every byte of output and input once, and programs notice nothing", async () => {
     const count = start("sh", "-c", 'i=0; while read line; do i=$((i+1)); echo "$i $line"; done; seq 1 200000');
     const checks = [start("uptimecheck"), start("avxhold"), start("ramcheck", "--mib", "4", "--disk-mib", "2")];

@@ -115,6 +115,26 @@ describe("guest agent in a guest", function () {
     expect(session.stdout).to.equal(Array.from({ length: 100_000 }, (_, i) => `${i + 1}\n`).join(""));
   });
 
+  it("keeps many processes and many clients apart", async () => {
+    const count = 120;
+    await run(`cd /tmp; for i in $(seq ${count}); do mkfifo f$i; (read word < f$i; echo $word > done$i) > /dev/null 2>&1 & done`);
+    await using undo = new AsyncDisposableStack();
+    // Each takes a descriptor of its own number in the VM's process, where each process of the guest has one too.
+    for (let i = 0; i < 8; i++) await undo.use(await vm.control()).request("status");
+    // All of them touch memory that they had not before.
+    await run(`cd /tmp; for i in $(seq ${count}); do echo go > f$i; done`);
+    await run(`cd /tmp; until [ $(cat done* | grep -c go) = ${count} ]; do sleep 0.02; done; rm f* done*`);
+  });
+
+  it("tells its programs' turns in less than ten milliseconds", async () => {
+    const told = await run("for i in $(seq 20); do grep exec_start /proc/self/sched; done");
+    const times = [...told.matchAll(/: +([0-9.]+)/g)].map(([, ms]) => Number(ms));
+    expect(times).to.have.length(20);
+    // A clock that goes by jiffies says the same, or multiples of its step.
+    expect(times.filter((ms) => ms % 10 !== 0)).to.have.length.greaterThan(10);
+    expect(times).to.deep.equal([...times].sort((a, b) => a - b));
+  });
+
   it("has a root shell on the console", async () => {
     expect(await vm.shell("id -un; tty; pwd")).to.match(/^root\n\/dev\/mobicon\n\/root\n/m);
   });

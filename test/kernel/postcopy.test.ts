@@ -163,6 +163,8 @@ describe("a guest some of whose memory comes late", function () {
   describe("that goes on", () => {
     beforeEach(async () => {
       await boot();
+      // Who stands for a page is the guest then, and never the thread that reads what goes to the disk.
+      expect(await vm.shell("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /root; mount -o remount,ro / && echo ok")).to.match(/ ro\.\nok\n$/);
       await startChurn(vm, "hold", HELD_MIB);
     });
 
