@@ -6,6 +6,7 @@ import { unless } from "../lib/errors";
 import { readJson } from "../lib/files";
 import type { HostFacts } from "../protocol/methods";
 import type { AgentContext } from "./context";
+import { basisBytes, dropBases } from "./vm/basis";
 import { Tool } from "./vm/tool";
 import type { Vms } from "./vm/vms";
 
@@ -22,8 +23,10 @@ const override = z
 export async function hostFacts(context: AgentContext, vms: Vms, kernel?: string): Promise<HostFacts> {
   const probe = kernel === undefined ? undefined : await new Tool(kernel).probe(context.runDir).catch(() => undefined);
   const laid = (await readJson(join(context.stateDir, "facts-override.json"), (value) => override.parse(value))) ?? {};
-  const memoryFreeMiB = Math.min(await freeMiB(context.runDir), await availableMiB());
-  const diskFreeMiB = await freeMiB(context.stateDir);
+  // What VMs left here goes when somebody needs the room.
+  const left = await basisBytes(vms);
+  const memoryFreeMiB = Math.min(await freeMiB(context.runDir), await availableMiB()) + left.memory / mebi;
+  const diskFreeMiB = (await freeMiB(context.stateDir)) + left.disk / mebi;
   return {
     cpuModel: cpus()[0]?.model ?? "unknown",
     cpus: availableParallelism(),
@@ -39,6 +42,13 @@ export async function hostFacts(context: AgentContext, vms: Vms, kernel?: string
     warnings: [...(probe && !probe.execTmpfs ? [noExec(context.runDir)] : []), ...(await sessionWarnings())],
     vms: vms.all().filter((vm) => vm.file && !vm.journal.value.tombstone).length,
   };
+}
+
+/** Before so much is taken: what VMs left here goes, where there is not so much without it. */
+export async function makeRoom(context: AgentContext, vms: Vms, needs: { memoryBytes: number; diskBytes: number }): Promise<void> {
+  const free = { memory: Math.min(await freeMiB(context.runDir), await availableMiB()), disk: await freeMiB(context.stateDir) };
+  const needed = { memory: needs.memoryBytes / mebi, disk: needs.diskBytes / mebi };
+  await dropBases(vms, ({ of }) => free[of] < 2 * needed[of]);
 }
 
 /** Any kernel of the store, one that a VM here uses first, or else none. */

@@ -18,6 +18,7 @@ import { type Agent, handlers } from "./server/methods";
 import { type Handler, serve } from "./server/rpc";
 import { Store } from "./store/store";
 import { startBalancing } from "./vm/balance";
+import { startClearing } from "./vm/basis";
 import { Vms } from "./vm/vms";
 import { giveWayToGuests } from "./vm/weight";
 
@@ -79,6 +80,7 @@ async function runAgent(options: AgentOptions): Promise<void> {
   });
   tellStarter(await listen(server, context, all));
   startBalancing(vms);
+  startClearing(context, vms);
   // A session of its own: not that of whoever typed the command.
   if (process.env.MOBITOPOLO_DAEMON === "1") await giveWayToGuests();
 }

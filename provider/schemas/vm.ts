@@ -29,6 +29,12 @@ export const migrationPolicy = z.strictObject({
    * @default throttle
    */
   onNoConvergence: z.enum(["throttle", "extend", "postcopy", "abort"]).optional(),
+  /**
+   * Whether the VM leaves its disk and its memory on the host it moves away from, for at most 24 hours and while nobody there needs the room: what has not
+   * changed when it comes back is not sent. `false`: nothing of it stays there.
+   * @default true
+   */
+  keepBasis: z.boolean().optional(),
 });
 export type MigrationPolicy = z.infer<typeof migrationPolicy>;
 

@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from "node:fs";
-import { truncate, writeFile } from "node:fs/promises";
+import { open, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { zstdCompressSync, zstdDecompressSync } from "node:zlib";
@@ -26,12 +26,15 @@ import {
   StreamDecoder,
   StreamError,
 } from "../../provider/agent/migration/stream";
+import { decodeHeld, decodeSums, encodeSums, sumOf } from "../../provider/agent/migration/sums";
 import { specOf } from "../contract/support/agents";
 import { mangled, manglers } from "./support/mangle";
 import { chooseSeed, Random } from "./support/random";
 
 const cases = 10_000;
 const pages = 4096;
+/** What the basis has at page 401. */
+const held = Buffer.alloc(4096, 6);
 /** Each frame is right by itself: the order's and the digest's turn comes at the receiver. */
 const whole = ["cut short", "a frame twice", "a frame left out", "frames in another order", "the end at once"];
 
@@ -50,7 +53,7 @@ function sample(): Frame[] {
   disk.add({ first: 3, count: 1, data: Buffer.alloc(65536, 1) });
   const final = encodeFinal({ m, digest: "0".repeat(64), epoch: 2, latePages: 9, diskBlocks: 1 }, Buffer.alloc(4096, 1));
   const bytes = Buffer.concat([
-    encodeStreamJson(frameType.hello, 0, { protocol: 3, m, vm: spec.uuid, stream: "ab" }),
+    encodeStreamJson(frameType.hello, 0, { protocol: 4, m, vm: spec.uuid, stream: "ab" }),
     encodeStreamFrame(frameType.memory, 1, memory.take()),
     encodeStreamFrame(frameType.disk, 2, zstdCompressSync(disk.take()), 1),
     encodeStreamJson(frameType.wirings, 3, []),
@@ -66,7 +69,10 @@ function sample(): Frame[] {
     ),
     encodeStreamFrame(frameType.wants, 0, encodePages([3, 70])),
     encodeStreamFrame(frameType.late, 5, late.take()),
-    encodeStreamFrame(frameType.final, 6, zstdCompressSync(final), 1),
+    encodeStreamFrame(frameType.memorySums, 6, encodeSums([{ first: 400, count: 2 }], [sumOf(Buffer.alloc(4096, 5)), sumOf(held)])),
+    encodeStreamFrame(frameType.diskSums, 7, encodeSums([{ first: 8, count: 1 }], [sumOf(held)])),
+    encodeStreamFrame(frameType.held, 0, Buffer.concat([Buffer.alloc(8, 6), Buffer.alloc(8, 1)])),
+    encodeStreamFrame(frameType.final, 8, zstdCompressSync(final), 1),
   ]);
   return new StreamDecoder().push(bytes);
 }
@@ -80,6 +86,9 @@ function read(frame: Frame, sink: MemorySink): void {
   else if (frame.type === frameType.late) decodeRuns(payload, 4096, pages, 64);
   else if (frame.type === frameType.lacks) decodeRanges(payload, pages);
   else if (frame.type === frameType.wants) decodePages(payload, pages);
+  else if (frame.type === frameType.memorySums) sink.takeHeld(payload);
+  else if (frame.type === frameType.diskSums) decodeSums(payload, 1024, 0);
+  else if (frame.type === frameType.held) decodeHeld(payload.subarray(8), 2);
   else if (frame.type === frameType.ack) payload.readBigUInt64BE(0);
   else {
     const schema = { [frameType.hello]: helloMessage, [frameType.ready]: readyMessage, [frameType.fact]: factMessage }[frame.type as 1];
@@ -97,7 +106,9 @@ describe(`${cases} mangled streams, on the decoder and the parsers`, function ()
       await writeFile(join(folder, "memory"), "");
       await truncate(join(folder, "memory"), pages * 4096);
       await writeFile(join(folder, "image"), Buffer.alloc(64 * 4096, 3));
-      const sink = await MemorySink.open(join(folder, "memory"), join(folder, "image"), pages * 4096);
+      await writeFile(join(folder, "basis"), Buffer.concat([Buffer.alloc(401 * 4096), held]));
+      const basis = await open(join(folder, "basis"));
+      const sink = await MemorySink.open(join(folder, "memory"), join(folder, "image"), pages * 4096, basis);
       const frames = sample();
       const refused = new Map<string, number>();
       const begun = process.memoryUsage().rss;

@@ -164,7 +164,9 @@ describe("a guest some of whose memory comes late", function () {
     beforeEach(async () => {
       await boot();
       // Who stands for a page is the guest then, and never the thread that reads what goes to the disk.
-      expect(await vm.shell("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /root; mount -o remount,ro / && echo ok")).to.match(/ ro\.\nok\n$/);
+      expect(await vm.shell("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /root; mount -o remount,ro / && echo ok")).to.match(
+        / ro\.\nok\n$/,
+      );
       await startChurn(vm, "hold", HELD_MIB);
     });
 

@@ -3,6 +3,7 @@ import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
 import type { Vm } from "../vm/vm";
 import { standBack } from "../vm/weight";
 import { ImagePages } from "./imagePages";
+import { Inquiry } from "./inquiry";
 import { type Run, RunBatch } from "./runs";
 import { DiskScanner, MemoryScanner } from "./scan";
 import type { Sender } from "./sender";
@@ -62,6 +63,7 @@ export class CopyOut {
   /** One pass: pages, then blocks. `sent` is called after each frame. */
   async once(how: ScanKind, sent: () => void): Promise<{ scanMs: number }> {
     const pages = new RunBatch(pageBytes);
+    const inquiry = how === "full" ? Inquiry.of(this.sender, "memory", pageBytes) : undefined;
     if (how === "scan") await this.tracking?.mark();
     const scan = this.memory.scan(how);
     let step = await scan.next();
@@ -71,15 +73,14 @@ export class CopyOut {
         if (run?.isLate) this.latePages += run.count;
         // What changed again is seldom what the image has, and to look for it takes time.
         const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
-        for (const one of runs) if (pages.add(one)) await this.#send(frameType.memory, pages, how, sent);
+        for (const one of runs)
+          for (const lacking of inquiry ? await inquiry.take(one) : [one])
+            if (pages.add(lacking)) await this.#send(frameType.memory, pages, how, sent);
       }
     }
+    if (inquiry) for await (const lacking of inquiry.rest()) if (pages.add(lacking)) await this.#send(frameType.memory, pages, how, sent);
     if (!pages.isEmpty) await this.#send(frameType.memory, pages, how, sent);
-    const blocks = new RunBatch(blockBytes);
-    for await (const run of this.disk.read(this.disk.changed())) {
-      if (blocks.add(run)) await this.#send(frameType.disk, blocks, how, sent);
-    }
-    if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, how, sent);
+    await this.#blocks(how, sent);
     if (how === "full") this.back?.[Symbol.dispose]();
     // Without the marks: of a guest that stands they are made at once, and by the freeze.
     return { scanMs: step.value.scanMs };
@@ -100,6 +101,18 @@ export class CopyOut {
     this.memory.end();
     await this.tracking?.end();
     await this.disk.close();
+  }
+
+  async #blocks(how: ScanKind, sent: () => void): Promise<void> {
+    const blocks = new RunBatch(blockBytes);
+    const inquiry = how === "full" ? Inquiry.of(this.sender, "disk", blockBytes) : undefined;
+    const put = async (run: Run): Promise<void> => {
+      if (blocks.add(run)) await this.#send(frameType.disk, blocks, how, sent);
+    };
+    for await (const run of this.disk.read(this.disk.changed()))
+      for (const lacking of inquiry ? await inquiry.take(run) : [run]) await put(lacking);
+    if (inquiry) for await (const lacking of inquiry.rest()) await put(lacking);
+    if (!blocks.isEmpty) await this.#send(frameType.disk, blocks, how, sent);
   }
 
   /** The header travels with the last frame only. */

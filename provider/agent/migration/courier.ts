@@ -70,5 +70,6 @@ export async function retireCopy(vm: Vm, out: Outgoing): Promise<void> {
   await vm.journal.writeOut({ state: "CLOSED" }, { home: "no", tombstone: out.to });
   const live = vm.release();
   if (live) await killProcess(live.process);
-  await vm.dropCopy();
+  // How its owner wants it to move is not known here.
+  await vm.dropCopy(false);
 }

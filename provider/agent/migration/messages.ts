@@ -6,7 +6,7 @@ import { StreamError } from "./stream";
 
 /** First word of the source on each connection. */
 export const helloMessage = z.strictObject({
-  protocol: z.literal(3),
+  protocol: z.literal(4),
   m: z.string(),
   vm: z.uuid(),
   /** Changes when the source begins anew (its agent was restarted): the target then forgets what it counted. */
@@ -21,7 +21,11 @@ export const readyMessage = z.strictObject({
   ports: z.record(z.string(), z.int().min(1).max(65535)).optional(),
   /** The guest runs there, and lacks pages still: nothing else is taken any more. */
   isFilling: z.boolean().optional(),
+  /** It had the VM before, and has something of that still: what, it answers by sums. */
+  basis: z.strictObject({ memory: z.boolean(), disk: z.boolean() }).optional(),
 });
+
+export type Ready = z.infer<typeof readyMessage>;
 
 /** migration-protocol.md, "Facts". STARTED and FAULT inform; they decide nothing. LOST is QUERY by a source that has no copy any more. */
 export const factMessage = z.strictObject({
@@ -50,6 +54,14 @@ export const finalMessage = z.strictObject({
   latePages: z.int(),
 });
 export type FinalMessage = z.infer<typeof finalMessage>;
+
+/** @param here what the target has, and what it is there for @throws StreamError */
+export function checkFinal({ m, epoch, digest, diskBlocks, latePages }: FinalMessage, here: FinalMessage): void {
+  if (m !== here.m || epoch !== here.epoch) throw new StreamError("the last frame is of another attempt");
+  if (digest !== here.digest) throw new StreamError("the digest over all frames is wrong");
+  if (diskBlocks !== here.diskBlocks) throw new StreamError(`${diskBlocks} disk blocks should be here, ${here.diskBlocks} are`);
+  if (latePages !== here.latePages) throw new StreamError(`${latePages} pages are to come late, ${here.latePages} were named`);
+}
 
 export const wiringsMessage = z.array(wiring);
 /** The VM as its source knows it now. */

@@ -2,7 +2,7 @@ import { createHash, type Hash } from "node:crypto";
 import type { TLSSocket } from "node:tls";
 import { promisify } from "node:util";
 import { zstdDecompress, zstdDecompressSync } from "node:zlib";
-import { type Fact, factMessage, parseMessage } from "./messages";
+import { type Fact, factMessage, parseMessage, type Ready } from "./messages";
 import { encodeStreamFrame, encodeStreamJson, type Frame, frameType, maxPayloadBytes, type StreamDecoder, StreamError } from "./stream";
 
 const decompress = promisify(zstdDecompress);
@@ -23,8 +23,8 @@ async function unpack({ codec, payload }: Frame): Promise<Buffer> {
 }
 
 export interface ReceiverEvents {
-  /** Applies one numbered frame; in order, one after the other. `digest`: over all before it. */
-  apply(type: number, payload: Buffer, digest: () => string): Promise<void>;
+  /** Applies one numbered frame; in order, one after the other. `digest`: over all before it. What it returns is the answer to that frame. */
+  apply(type: number, payload: Buffer, digest: () => string): Promise<Buffer | undefined>;
   fact(fact: Fact): void;
   /** The stream cannot go on: what came is wrong or could not be applied. */
   failed(error: Error): void;
@@ -59,7 +59,7 @@ export class Receiver {
     stream: string,
     decoder: StreamDecoder,
     first: readonly Frame[],
-    isFilling: () => boolean = () => false,
+    also: () => Pick<Ready, "isFilling" | "basis"> = () => ({}),
   ): Promise<{ anew: boolean }> {
     this.#socket?.destroy();
     this.#socket = socket;
@@ -72,7 +72,7 @@ export class Receiver {
       this.#digest = createHash("sha256");
     }
     this.#taken = this.#applied;
-    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied, ...(isFilling() && { isFilling: true }) }));
+    socket.write(encodeStreamJson(frameType.ready, 0, { ...this.self, received: this.#applied, ...also() }));
     const take = (frames: readonly Frame[]): void => {
       try {
         for (const frame of frames) this.#take(socket, frame);
@@ -134,12 +134,14 @@ export class Receiver {
         if (early) this.#unpackedEarly -= 1;
         if (this.#failed || frame.sequence !== this.#applied + 1) return;
         const payload = await (early ?? unpack(frame));
-        await this.events.apply(frame.type, payload, () => this.#digest.copy().digest("hex"));
+        const answer = await this.events.apply(frame.type, payload, () => this.#digest.copy().digest("hex"));
         this.#digest.update(Buffer.from([frame.type, frame.codec])).update(frame.payload);
         this.#applied = frame.sequence;
         this.#queued -= kept;
         const ack = Buffer.alloc(8);
         ack.writeBigUInt64BE(BigInt(this.#applied));
+        // First: what is acknowledged is not asked again.
+        if (answer && !socket.destroyed) socket.write(encodeStreamFrame(frameType.held, 0, Buffer.concat([ack, answer])));
         if (!socket.destroyed) socket.write(encodeStreamFrame(frameType.ack, 0, ack));
         if (this.#queued <= queueBytes && socket.isPaused()) socket.resume();
       })

@@ -1,6 +1,8 @@
 import { mkdirPrivate } from "../../lib/files";
 import { UndoStack } from "../../lib/undo";
 import type { MoveNeeds } from "../../protocol/methods";
+import { makeRoom } from "../host";
+import { openBasis } from "../vm/basis";
 import { startIncoming } from "../vm/boot";
 import type { LiveVm } from "../vm/live";
 import { createOverlay, overlayVirtualBytes } from "../vm/overlay";
@@ -28,6 +30,13 @@ export async function reservePlace(vms: Vms, needs: MoveNeeds): Promise<Place> {
   await using undo = new UndoStack();
   if (!known) undo.add(() => vms.forget(vm));
   vms.ports.free(Object.values(vm.file?.ports ?? {}));
+  await makeRoom(context, vms, needs);
+  // Its files lose their names with the rest, and live on until the copy is whole, or is given up.
+  const basis = await openBasis(vm.paths);
+  undo.add(async () => {
+    await basis.memory?.close();
+    await basis.disk?.close();
+  });
   await vm.dropState();
   await mkdirPrivate(vm.paths.state);
   await mkdirPrivate(vm.paths.run);
@@ -58,8 +67,8 @@ export async function reservePlace(vms: Vms, needs: MoveNeeds): Promise<Place> {
     live[Symbol.dispose]();
     await killProcess(live.process);
   });
-  const memory = await MemorySink.open(vm.paths.memory, await store.path(spec.imageId), needs.memoryBytes);
-  const disk = await DiskSink.open(vm.paths.disk, await overlayVirtualBytes(vm.paths.disk));
+  const memory = await MemorySink.open(vm.paths.memory, await store.path(spec.imageId), needs.memoryBytes, basis.memory);
+  const disk = await DiskSink.open(vm.paths.disk, await overlayVirtualBytes(vm.paths.disk), basis.disk);
   undo.commit();
   return { vm, live, memory, disk };
 }

@@ -71,6 +71,10 @@ export class Sender {
   ports: Readonly<Record<string, number>> = {};
   /** The guest runs there and lacks pages. */
   isFilling = false;
+  /** Of what it has something still, from an earlier visit of the VM. */
+  basis: { readonly memory: boolean; readonly disk: boolean } = { memory: false, disk: false };
+  /** Frames that are answered, and the answers; null: it went with its connection. */
+  readonly #questions = new Map<number, Buffer | null | undefined>();
   /** Bytes given to the connection, sent again ones too; and those that came back. */
   bytesOnWire = 0;
   /** When the connection last took or brought bytes, or had nothing to do. */
@@ -108,9 +112,10 @@ export class Sender {
   /**
    * Sends a numbered frame, in order; resolves when the next may be made.
    * @param how `soon`: a guest waits for it, and little goes as it is where the target is near
+   * @returns its number
    * @throws what ended the stream
    */
-  async send(type: FrameType, payload: Buffer, how: "small" | "soon" = "small"): Promise<void> {
+  async send(type: FrameType, payload: Buffer, how: "small" | "soon" = "small"): Promise<number> {
     await this.#until(() => this.#unackedBytes < windowBytes && this.#compressing < maxCompressing);
     this.#compressing += 1;
     const sequence = ++this.#sequence;
@@ -127,6 +132,21 @@ export class Sender {
         this.#tick();
       });
     this.#tail.catch((error: unknown) => this.#fail(error instanceof Error ? error : new Error(String(error))));
+    return sequence;
+  }
+
+  /** Sends a numbered frame that is answered. The answer is undefined where it was lost with its connection: it is not given twice. */
+  async ask(type: FrameType, payload: Buffer): Promise<{ readonly answer: Promise<Buffer | undefined> }> {
+    const sequence = await this.send(type, payload);
+    this.#questions.set(sequence, undefined);
+    const answer = this.#until(() => this.#questions.get(sequence) !== undefined).then(() => {
+      const given = this.#questions.get(sequence) ?? undefined;
+      this.#questions.delete(sequence);
+      return given;
+    });
+    // Who asks may have ended before.
+    answer.catch(() => undefined);
+    return { answer };
   }
 
   /** Digest over all numbered frames so far. */
@@ -183,7 +203,7 @@ export class Sender {
     const socket = await this.dialOnce();
     const decoder = new StreamDecoder();
     const ready = deferred<Frame>();
-    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 3, ...this.hello }));
+    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 4, ...this.hello }));
     socket.on("data", (chunk: Buffer) => {
       this.#movedAtMs = performance.now();
       this.bytesOnWire += chunk.length;
@@ -209,8 +229,16 @@ export class Sender {
       socket.destroy();
       throw error;
     });
-    const { journalId, received, ports = {}, isFilling = false } = parseMessage(readyMessage, answer.payload);
+    const {
+      journalId,
+      received,
+      ports = {},
+      isFilling = false,
+      basis = { memory: false, disk: false },
+    } = parseMessage(readyMessage, answer.payload);
     this.isFilling = isFilling;
+    this.basis = basis;
+    for (const sequence of this.#questions.keys()) if (sequence <= received) this.#answer(sequence, null);
     this.journalId = journalId;
     this.ports = ports;
     this.#acknowledge(received);
@@ -242,7 +270,17 @@ export class Sender {
       this.events.fact(parseMessage(factMessage, frame.payload));
     } else if (frame.type === frameType.lacks) this.events.lacks(frame.payload);
     else if (frame.type === frameType.wants) this.events.wants(frame.payload);
-    else throw new StreamError(`a target does not send frames of type ${frame.type}`);
+    else if (frame.type === frameType.held) {
+      if (frame.payload.length < 8) throw new StreamError("an answer names no question");
+      this.#answer(Number(frame.payload.readBigUInt64BE(0)), frame.payload.subarray(8));
+    } else throw new StreamError(`a target does not send frames of type ${frame.type}`);
+  }
+
+  /** What is not asked any more is not heard. */
+  #answer(sequence: number, answer: Buffer | null): void {
+    if (!this.#questions.has(sequence) || this.#questions.get(sequence) !== undefined) return;
+    this.#questions.set(sequence, answer);
+    this.#tick();
   }
 
   #acknowledge(sequence: number): void {

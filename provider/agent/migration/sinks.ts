@@ -1,9 +1,10 @@
 import { readSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { blockBytes, overlayLayout } from "../vm/overlay";
+import { blockBytes, overlayLayout, virtualBytesIn } from "../vm/overlay";
 import { Bits } from "./bits";
 import { decodeRuns } from "./runs";
 import { StreamError } from "./stream";
+import { decodeSums, sumOf } from "./sums";
 import { putWords, type WordRun, wordRuns } from "./words";
 
 export const pageBytes = 4096;
@@ -24,17 +25,25 @@ export class MemorySink {
     private readonly file: FileHandle,
     private readonly image: { readonly file: FileHandle; readonly pages: number },
     memoryBytes: number,
+    private readonly basis: FileHandle | undefined,
   ) {
     this.#pages = memoryBytes / pageBytes;
     this.#written = new Bits(this.#pages);
     this.late = new Bits(this.#pages);
   }
 
-  /** @param imagePath the base image, whose pages the source may name instead of sending them */
-  static async open(path: string, imagePath: string, memoryBytes: number): Promise<MemorySink> {
+  /**
+   * @param imagePath the base image, whose pages the source may name instead of sending them
+   * @param basis the memory as an earlier visit left it; closed with this
+   */
+  static async open(path: string, imagePath: string, memoryBytes: number, basis?: FileHandle): Promise<MemorySink> {
     const image = await open(imagePath, "r");
     const pages = Math.floor((await image.stat()).size / pageBytes);
-    return new MemorySink(await open(path, "r+"), { file: image, pages }, memoryBytes);
+    return new MemorySink(await open(path, "r+"), { file: image, pages }, memoryBytes, basis);
+  }
+
+  get hasBasis(): boolean {
+    return this.basis !== undefined;
   }
 
   /** A source that begins anew sends all it has; what it does not send again must become zero. */
@@ -64,6 +73,22 @@ export class MemorySink {
     }
   }
 
+  /** Takes from the basis what is the same there. @returns which of the pages that is @throws StreamError */
+  takeHeld(payload: Buffer): Buffer {
+    const asked = decodeSums(payload, this.#pages, 1);
+    const held = new Bits(asked.length);
+    const page = portion.subarray(0, pageBytes);
+    for (const [i, { unit, sum }] of asked.entries()) {
+      if (!this.basis || readSync(this.basis.fd, page, 0, pageBytes, unit * pageBytes) !== pageBytes || !sumOf(page).equals(sum)) continue;
+      writeAll(this.file.fd, page, unit * pageBytes);
+      held.set(i, true);
+      this.#written.set(unit, true);
+      this.#stale?.set(unit, false);
+      this.late.set(unit, false);
+    }
+    return held.bytes;
+  }
+
   /** All pages are here: what an earlier stream left over goes, then the header is written. */
   finish(page0: Buffer): void {
     for (let page = 1; this.#stale && page < this.#pages; page++) {
@@ -75,6 +100,7 @@ export class MemorySink {
   async close(): Promise<void> {
     await this.file.close();
     await this.image.file.close();
+    await this.basis?.close();
   }
 
   /** @param words of pages that this stream has brought */
@@ -121,13 +147,23 @@ export class DiskSink {
   private constructor(
     private readonly file: FileHandle,
     virtualBytes: number,
+    private readonly basis: FileHandle | undefined,
   ) {
     this.#layout = overlayLayout(virtualBytes);
     this.#allocated = new Bits(this.#layout.blocks);
   }
 
-  static async open(path: string, virtualBytes: number): Promise<DiskSink> {
-    return new DiskSink(await open(path, "r+"), virtualBytes);
+  /** @param basis the overlay as an earlier visit left it; closed with this, or now where its size is another */
+  static async open(path: string, virtualBytes: number, basis?: FileHandle): Promise<DiskSink> {
+    if (basis && (await virtualBytesIn(basis)) !== virtualBytes) {
+      await basis.close();
+      return new DiskSink(await open(path, "r+"), virtualBytes, undefined);
+    }
+    return new DiskSink(await open(path, "r+"), virtualBytes, basis);
+  }
+
+  get hasBasis(): boolean {
+    return this.basis !== undefined;
   }
 
   get blocks(): number {
@@ -141,6 +177,22 @@ export class DiskSink {
       await this.file.write(data, 0, data.length, this.#layout.dataOffset + first * blockBytes);
       for (let block = first; block < first + count; block++) this.#allocated.set(block, true);
     }
+  }
+
+  /** Takes from the basis what is the same there. @returns which of the blocks that is @throws StreamError, or ENOSPC of the file system */
+  async takeHeld(payload: Buffer): Promise<Buffer> {
+    const asked = decodeSums(payload, this.#layout.blocks, 0);
+    const held = new Bits(asked.length);
+    const block = Buffer.alloc(blockBytes);
+    for (const [i, { unit, sum }] of asked.entries()) {
+      const at = this.#layout.dataOffset + unit * blockBytes;
+      const read = await this.basis?.read(block, 0, blockBytes, at);
+      if (read?.bytesRead !== blockBytes || !sumOf(block).equals(sum)) continue;
+      await this.file.write(block, 0, blockBytes, at);
+      held.set(i, true);
+      this.#allocated.set(unit, true);
+    }
+    return held.bytes;
   }
 
   /**
@@ -162,7 +214,13 @@ export class DiskSink {
 
   async close(): Promise<void> {
     await this.file.close();
+    await this.basis?.close();
   }
+}
+
+/** Of what an earlier visit has left something. */
+export function basisOf(memory: MemorySink | undefined, disk: DiskSink | undefined): { memory: boolean; disk: boolean } {
+  return { memory: memory?.hasBasis === true, disk: disk?.hasBasis === true };
 }
 
 /** @throws StreamError where the file ends before */

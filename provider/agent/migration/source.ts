@@ -287,7 +287,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     await this.vm.journal.writeOut({ state: "CLOSED" }, { home: "no", tombstone: out.to });
     const live = this.vm.release();
     if (live) await endAside(live.process);
-    await this.vm.dropCopy();
+    await this.vm.dropCopy(this.request.policy.keepBasis !== false);
     if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, lastMigration: result });
     this.#sender.tell({ fact: "CLOSED", m: this.m, journalId: this.vm.context.journalId, result });
   }

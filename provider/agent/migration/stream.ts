@@ -7,12 +7,15 @@ export const frameType = {
   fact: 4,
   lacks: 5,
   wants: 6,
+  held: 7,
   memory: 10,
   disk: 11,
   wirings: 12,
   spec: 13,
   final: 14,
   late: 15,
+  memorySums: 16,
+  diskSums: 17,
 } as const;
 export type FrameType = (typeof frameType)[keyof typeof frameType];
 

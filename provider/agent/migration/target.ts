@@ -16,12 +16,12 @@ import { Filling, missingMap, writeMissing } from "./filling";
 import { closeIncoming, forgetIfNothingStays } from "./forget";
 import { heldAt } from "./holds";
 import type { MoveJob } from "./job";
-import { decodeFinal, type Fact, parseMessage, specMessage, wiringsMessage } from "./messages";
+import { checkFinal, decodeFinal, type Fact, parseMessage, specMessage, wiringsMessage } from "./messages";
 import { Receiver } from "./receiver";
 import { rehearse, sweep } from "./rehearse";
 import { reservePlace } from "./reserve";
 import { completeIncoming, sayGone, settleIncoming } from "./settle";
-import { type DiskSink, type MemorySink, prepareHeader } from "./sinks";
+import { basisOf, type DiskSink, type MemorySink, prepareHeader } from "./sinks";
 import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream";
 
 /** Nobody came for the copy: it is refused, which a target may do at any time before it runs. */
@@ -123,7 +123,8 @@ export class TargetJob implements MoveJob {
   /** A connection of the source, its HELLO read. */
   async serve(socket: TLSSocket, stream: string, decoder: StreamDecoder, first: readonly Frame[]): Promise<void> {
     this.#watch();
-    const { anew } = await this.#receiver.serve(socket, stream, decoder, first, () => this.#filling !== undefined);
+    const says = () => ({ isFilling: this.#filling !== undefined, basis: basisOf(this.#memory, this.#disk) });
+    const { anew } = await this.#receiver.serve(socket, stream, decoder, first, says);
     if (anew) this.#memory?.begin();
     this.#filling?.askAll();
     socket.once("close", () => this.#watch());
@@ -215,17 +216,20 @@ export class TargetJob implements MoveJob {
     this.#receiver.end();
   }
 
-  async #apply(type: number, payload: Buffer, digest: () => string): Promise<void> {
-    if (this.#filling && type === frameType.late && !this.#over) return await this.#filling.take(payload);
-    if (this.#over || this.#started) return;
-    if (type === frameType.memory) {
+  async #apply(type: number, payload: Buffer, digest: () => string): Promise<Buffer | undefined> {
+    if (this.#filling && type === frameType.late && !this.#over) await this.#filling.take(payload);
+    else if (this.#over || this.#started) return undefined;
+    else if (type === frameType.memory) {
       this.#back ??= standBack();
       this.#memory?.apply(payload);
     } else if (type === frameType.disk) await this.#disk?.apply(payload);
+    else if (type === frameType.memorySums) return this.#memory?.takeHeld(payload);
+    else if (type === frameType.diskSums) return await this.#disk?.takeHeld(payload);
     else if (type === frameType.wirings) await this.#wire(payload);
     else if (type === frameType.final) await this.#final(payload, digest());
     else if (type === frameType.spec) this.#takeSpec(parseMessage(specMessage, payload));
     else throw new StreamError(`a source does not send frames of type ${type}`);
+    return undefined;
   }
 
   /** The links' keys are in the waiting process before the guest freezes. */
@@ -255,18 +259,15 @@ export class TargetJob implements MoveJob {
     // From here to `go` nothing is awaited: a refusal comes before all of it, or too late.
     if (this.#over) return;
     const { message, page0 } = decodeFinal(payload);
-    if (message.m !== this.m || message.epoch !== this.needs.epochTarget) throw new StreamError("the last frame is of another attempt");
     const spec = this.#spec;
     if (!spec) throw new StreamError("the last frame came before the VM's spec");
-    if (message.digest !== digest) throw new StreamError("the digest over all frames is wrong");
-    if (message.diskBlocks !== this.#disk?.blocks)
-      throw new StreamError(`${message.diskBlocks} disk blocks should be here, ${this.#disk?.blocks ?? 0} are`);
-    const late = this.#memory?.late;
-    if (message.latePages !== late?.count) throw new StreamError(`${message.latePages} pages are to come late, ${late?.count} were named`);
+    if (!this.#memory || !this.#disk) throw new StreamError("the last frame came when the copy was closed");
+    const { late } = this.#memory;
+    checkFinal(message, { m: this.m, epoch: this.needs.epochTarget, digest, diskBlocks: this.#disk.blocks, latePages: late.count });
     const begun = performance.now();
     this.#disk.finish();
     if (late.count > 0) writeMissing(this.vm.paths, late);
-    this.#memory?.finish(prepareHeader(page0, this.m, this.needs.epochTarget));
+    this.#memory.finish(prepareHeader(page0, this.m, this.needs.epochTarget));
     const writtenMs = performance.now() - begun;
     await this.#go(late.count);
     // A guest that lacks nothing is here for good.

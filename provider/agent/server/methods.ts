@@ -6,6 +6,7 @@ import { hostFacts, someKernel } from "../host";
 import { ensureLink, getLink, removeLink, setLinkPeer } from "../link/ensure";
 import type { Moves } from "../migration/moves";
 import type { Store } from "../store/store";
+import { dropBases } from "../vm/basis";
 import { destroyVm } from "../vm/destroy";
 import { ensureVm } from "../vm/ensure";
 import type { Vms } from "../vm/vms";
@@ -95,7 +96,10 @@ function storeHandlers({ store, vms }: Agent): Handler[] {
       const path = await store.path(id);
       return { path, bytes: (await stat(path)).size };
     }),
-    handle(protocol.storeGc, async () => await store.collect(vms.usedBlobs())),
+    handle(protocol.storeGc, async () => {
+      const [blobs, bases] = [await store.collect(vms.usedBlobs()), await dropBases(vms)];
+      return { removed: blobs.removed + bases.removed, bytes: blobs.bytes + bases.bytes };
+    }),
   ];
 }
 

@@ -1,4 +1,4 @@
-import { open, stat } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 
 /** docs/formats/overlay.md */
 export const blockBytes = 65536;
@@ -42,9 +42,13 @@ export async function createOverlay(path: string, basePath: string, baseHash: st
 export async function overlayVirtualBytes(path: string): Promise<number> {
   const file = await open(path, "r");
   try {
-    const { buffer } = await file.read(Buffer.alloc(32), 0, 32, 0);
-    return Number(buffer.readBigUInt64LE(16));
+    return await virtualBytesIn(file);
   } finally {
     await file.close();
   }
+}
+
+export async function virtualBytesIn(overlay: FileHandle): Promise<number> {
+  const { buffer } = await overlay.read(Buffer.alloc(32), 0, 32, 0);
+  return Number(buffer.readBigUInt64LE(16));
 }

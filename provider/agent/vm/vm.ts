@@ -1,4 +1,5 @@
-import { rm, stat } from "node:fs/promises";
+import { readdir, rm, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { unless } from "../../lib/errors";
 import { Mutex } from "../../lib/mutex";
 import type { Wiring } from "../../schemas/link";
@@ -7,6 +8,7 @@ import type { CopyState } from "../migration/decide";
 import type { MoveJob } from "../migration/job";
 import type { VmJournal } from "../migration/journal";
 import type { Store } from "../store/store";
+import { keepBasis } from "./basis";
 import { tailOf } from "./console";
 import { readVmFile, readWirings, type VmFile, writeVmFile, writeWirings } from "./file";
 import type { LiveVm } from "./live";
@@ -100,16 +102,21 @@ export class Vm {
 
   /** Removes memory and sockets, and ends a process that may still be there: the copy is not to run again. */
   async dropRun(): Promise<void> {
-    const record = await readProcess(this.paths.process).catch(() => undefined);
-    const left = record && (await adoptProcess(record));
-    if (left) await killProcess(left);
+    await this.#endProcess();
     await rm(this.paths.run, { recursive: true, force: true });
   }
 
-  /** Removes disk, memory, logs and keys; what stays says whose VM it was and where it went. */
-  async dropCopy(): Promise<void> {
-    await this.dropRun();
-    for (const path of [this.paths.disk, this.paths.wirings, this.paths.console, this.paths.log]) await rm(path, { force: true });
+  /**
+   * It went: removes disk, memory, logs and keys. What stays says whose VM it was and where it went, and what an earlier call has kept.
+   * @param keep disk and memory stay for a way back, where there is room
+   */
+  async dropCopy(keep: boolean): Promise<void> {
+    await this.#endProcess();
+    if (keep) await keepBasis(this.context, this.paths);
+    const { basisMemory, disk, wirings, console, log } = this.paths;
+    for (const name of (await unless(readdir(this.paths.run), "ENOENT")) ?? [])
+      if (name !== basename(basisMemory)) await rm(join(this.paths.run, name), { recursive: true, force: true });
+    for (const path of [disk, wirings, console, log]) await rm(path, { force: true });
     this.wirings = [];
   }
 
@@ -119,6 +126,12 @@ export class Vm {
     await rm(this.paths.state, { recursive: true, force: true });
     this.file = undefined;
     this.wirings = [];
+  }
+
+  async #endProcess(): Promise<void> {
+    const record = await readProcess(this.paths.process).catch(() => undefined);
+    const left = record && (await adoptProcess(record));
+    if (left) await killProcess(left);
   }
 
   async #ended(live: LiveVm, how: Ended): Promise<void> {

@@ -1,4 +1,4 @@
-/** `mobitopolo gc`: removes kernels and images from the hosts' stores that no VM there uses. */
+/** `mobitopolo gc`: removes kernels and images from the hosts' stores that no VM there uses, and what VMs left there when they moved away. */
 import { storeGc } from "../../protocol/methods";
 import { explain } from "../errors";
 import { Fleet } from "../fleet";
