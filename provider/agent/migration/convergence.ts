@@ -1,6 +1,6 @@
 import type { MigrationPolicy } from "../../schemas/vm";
 import { AgentFault } from "../errors";
-import { judge, measurableBytes, plainCourse, type Round, type RoundPolicy, roundPolicyOf, type Verdict } from "./rounds";
+import { judge, measurableBytes, plainCourse, type Round, type RoundPolicy, roundPolicyOf, throttleNow, type Verdict } from "./rounds";
 import { Throttle, type Throttled } from "./throttle";
 
 /** The rounds of one move, and what is done where they do not get smaller. */
@@ -46,6 +46,15 @@ export class Convergence {
     if (verdict.course.share !== this.#course.share) this.#throttle.set(verdict.course.share);
     this.#course = verdict.course;
     return verdict;
+  }
+
+  /** Within a round, with the rate at which the guest was seen to change its memory, in bytes per millisecond. @returns the share that it gets from now on, where that has changed */
+  during(dirtyRate: number): number | undefined {
+    const course = throttleNow(dirtyRate, this.rounds, this.#policy, this.#course);
+    if (!course) return undefined;
+    this.#course = course;
+    this.#throttle.set(course.share);
+    return course.share;
   }
 
   /** The guest gets all of its time again. In every outcome, before anything else is asked of its process. */

@@ -20,6 +20,8 @@ export class CopyOut {
   page0: Buffer | undefined;
   /** Pages that were named only. */
   latePages = 0;
+  /** Pages of the pass under way, or the last. */
+  pages = 0;
 
   private constructor(
     private readonly vm: Vm,
@@ -55,6 +57,11 @@ export class CopyOut {
     return this.disk.pending;
   }
 
+  /** How many pages have changed since a first pass began that is still under way; undefined where nothing tells. */
+  async changedPages(): Promise<number | undefined> {
+    return await this.tracking?.mark();
+  }
+
   /** How many blocks the overlay held at the last pass. */
   get blocks(): number {
     return this.disk.allocated;
@@ -63,6 +70,7 @@ export class CopyOut {
   /** One pass: pages, then blocks. `sent` is called after each frame. */
   async once(how: ScanKind, sent: () => void): Promise<{ scanMs: number }> {
     const pages = new RunBatch(pageBytes);
+    this.pages = 0;
     const inquiry = how === "full" ? Inquiry.of(this.sender, "memory", pageBytes) : undefined;
     if (how === "scan") await this.tracking?.mark();
     const scan = this.memory.scan(how);
@@ -71,6 +79,7 @@ export class CopyOut {
       for (const told of step.value) {
         const run = this.#withoutPage0(told, how);
         if (run?.isLate) this.latePages += run.count;
+        this.pages += told.count;
         // What changed again is seldom what the image has, and to look for it takes time.
         const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
         for (const one of runs)

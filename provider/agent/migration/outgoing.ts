@@ -4,7 +4,7 @@ import type { Vm } from "../vm/vm";
 import type { Convergence } from "./convergence";
 import { CopyOut, type ScanKind } from "./copy";
 import { isHoldAt } from "./holds";
-import type { Verdict } from "./rounds";
+import { measurableBytes, type Verdict } from "./rounds";
 import type { Sender } from "./sender";
 import { Standstill } from "./standstill";
 
@@ -16,6 +16,8 @@ export const lateBytes = 128 << 10;
  */
 const fewPages = 256;
 const fewBlocks = 1;
+/** So long does a pass take at least that says how fast the guest writes, or is changed by that. */
+const sampleMs = 1000;
 /** The answer to a freeze is waited for much longer: what is undone then must not be decided later. */
 const decidesWithinMs = 1000;
 
@@ -33,6 +35,8 @@ export class Outgoing {
   readonly standstill = new Standstill();
   readonly #begunMs = performance.now();
   #copy: CopyOut | undefined;
+  /** Of the guest as it was before anything slowed it down. */
+  #pagesPerMs: number | undefined;
   /** The pass over what changed last, begun at the freeze. */
   #last: Promise<{ scanMs: number }> | undefined;
 
@@ -117,11 +121,38 @@ export class Outgoing {
     };
   }
 
+  /** A first pass that takes long: so fast does the guest write pages while it runs freely. One that writes the same ones again and again shows it here only. */
+  #watchFirst(): Disposable {
+    const begunMs = performance.now();
+    const timer = setTimeout(() => {
+      const failed = (error: unknown): void => this.vm.context.log.info({ vm: this.vm.uuid, err: error }, "the guest's rate is not known");
+      this.copy.changedPages().then((pages) => {
+        if (pages !== undefined) this.#pagesPerMs = pages / (performance.now() - begunMs);
+      }, failed);
+    }, sampleMs);
+    return { [Symbol.dispose]: () => clearTimeout(timer) };
+  }
+
+  /** In a later pass, as soon as it shows what a changed page takes on the link. */
+  #look(beganMs: number, bytesBefore: number): void {
+    const bytes = this.sender.bytesOnWire - bytesBefore;
+    if (this.#pagesPerMs === undefined || bytes < measurableBytes || performance.now() - beganMs < sampleMs) return;
+    const dirtyRate = (this.#pagesPerMs * bytes) / Math.max(1, this.copy.pages);
+    const share = this.convergence.during(dirtyRate);
+    if (share === undefined) return;
+    this.watching.round({ guestShare: share });
+    this.vm.context.log.info({ vm: this.vm.uuid, attempt: this.m, dirtyRate, share }, "throttled within a round");
+  }
+
   /** One round, to the point where the target has nearly all of it, and what it says about the next. */
   async #round(how: "full" | "scan", then?: "freeze"): Promise<Verdict> {
     const begun = performance.now();
     const bytesBefore = this.sender.bytesOnWire;
-    const { scanMs } = await this.pass(how);
+    using _first = how === "full" ? this.#watchFirst() : undefined;
+    const { scanMs } = await this.copy.once(how, () => {
+      this.watching.sent();
+      if (how === "scan") this.#look(begun, bytesBefore);
+    });
     await this.sender.drained(lateBytes);
     this.signal.throwIfAborted();
     const round = { bytes: this.sender.bytesOnWire - bytesBefore, ms: performance.now() - begun, scanMs };

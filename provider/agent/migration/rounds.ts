@@ -98,6 +98,17 @@ export function judge(rounds: readonly Round[], policy: RoundPolicy, elapsedMs: 
   return withStep(known, policy, rounds.length, sendMs);
 }
 
+/**
+ * Within a round: at the rate that was measured, the next ones would hardly be smaller, so the guest is slowed down now and not at the round's end. At once by
+ * as much as that rate asks for. A guest that writes all of a set again and again hides its rate from `judge`: no round is larger than the set.
+ * @returns undefined: as before
+ */
+export function throttleNow(dirtyRate: number, rounds: readonly Round[], policy: RoundPolicy, course: Course): Course | undefined {
+  const linkRate = rate(rounds);
+  if ((policy.onNoConvergence ?? "throttle") !== "throttle" || course.share < 1 || dirtyRate <= hopeless * linkRate) return undefined;
+  return { ...course, share: Math.max(leastShare, (wantedRatio * linkRate) / dirtyRate), since: rounds.length };
+}
+
 /** It does not converge: the next step that the policy names. */
 function withStep(known: Omit<Verdict, "next" | "why">, policy: RoundPolicy, since: number, sendMs: number): Verdict {
   const { course, dirtyRate, linkRate, estimateMs } = known;

@@ -8,17 +8,22 @@ const attempt = "throttle";
 const gentleStopMs = 5;
 /** Between two stops; timers are not finer. */
 const leastRunMs = 1;
+const smoothing = 0.2;
 
 /** What a throttle needs of a VM process. */
 export interface Throttled {
   say(verb: string, values?: Readonly<Record<string, string | number | undefined>>, limitMs?: number): Promise<unknown>;
 }
 
-/** How long a guest stands and runs in turn to get this share of its time. `longestMs`: what its user allows as a pause. Pure. */
-export function dutyOf(share: number, longestMs: number): { stopMs: number; runMs: number } {
-  const gentle = (gentleStopMs * share) / (1 - share);
+/**
+ * How long a guest stands and runs in turn to get this share of its time. Pure.
+ * @param longestMs what its user allows as a pause
+ * @param laterMs so much later than asked for it stands: it runs for that, too
+ */
+export function dutyOf(share: number, longestMs: number, laterMs = 0): { stopMs: number; runMs: number } {
+  const gentle = (gentleStopMs * share) / (1 - share) - laterMs;
   if (gentle >= leastRunMs) return { stopMs: gentleStopMs, runMs: gentle };
-  const stopMs = Math.round((leastRunMs * (1 - share)) / share);
+  const stopMs = Math.round(((leastRunMs + laterMs) * (1 - share)) / share);
   return { stopMs: Math.max(gentleStopMs, Math.min(stopMs, Math.round(longestMs))), runMs: leastRunMs };
 }
 
@@ -56,13 +61,20 @@ export class Throttle {
   }
 
   async #run(): Promise<void> {
+    let laterMs = 0;
+    let dueMs: number | undefined;
     while (!this.#lifted) {
-      const { stopMs, runMs } = dutyOf(this.#share, this.longestMs);
+      const { stopMs, runMs } = dutyOf(this.#share, this.longestMs, laterMs);
       try {
         await this.control.say("freeze", { attempt, deadmanMs: stopMs });
+        const now = performance.now();
+        // Timers are late, and to stop takes time; one time says little of the next.
+        if (dueMs !== undefined) laterMs += smoothing * (Math.max(0, now - dueMs) - laterMs);
+        dueMs = now + stopMs + runMs;
         this.stops += 1;
         await sleep(stopMs + runMs);
       } catch (error) {
+        dueMs = undefined;
         // A stop that is not over yet, or the process has ended: the move sees to that.
         if (!(error instanceof ControlError) || error.code === "closed") return this.warn(messageOf(error));
         await sleep(leastRunMs);

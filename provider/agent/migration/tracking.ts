@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Mutex } from "../../lib/mutex";
 import { type Control, ControlError } from "../vm/control";
 import type { Vm } from "../vm/vm";
 
@@ -11,6 +12,9 @@ const guestsTurnMs = 1;
  * what it costs to find them follows from how many they are, not from how much memory there is. A freeze makes the last marks itself.
  */
 export class Tracking {
+  /** A scan is of one who asks. */
+  readonly #turn = new Mutex();
+
   private constructor(
     private readonly control: Control,
     /** Path of the map. */
@@ -33,10 +37,11 @@ export class Tracking {
     }
   }
 
-  /** Marks what has changed since the last marks; the guest runs on. */
-  async mark(): Promise<void> {
-    const { left } = await this.control.say("dirty.scan");
-    await allOf(this.control, left);
+  /** Marks what has changed since the last marks; the guest runs on. @returns how many pages are marked */
+  async mark(): Promise<number> {
+    using _turn = await this.#turn.lock();
+    const { left, dirtyPages } = await this.control.say("dirty.scan");
+    return Number((await allOf(this.control, left)) ?? dirtyPages);
   }
 
   /** Nothing is marked or watched any more. The process does that by itself when this connection ends, and at its own end. */
@@ -46,9 +51,11 @@ export class Tracking {
 }
 
 /** A scan goes in portions, between which the guest has a turn. */
-async function allOf(control: Control, left: string | undefined, pauseMs = 0): Promise<void> {
+async function allOf(control: Control, left: string | undefined, pauseMs = 0): Promise<string | undefined> {
+  let dirtyPages: string | undefined;
   for (let pages = left; Number(pages) > 0; ) {
     if (pauseMs > 0) await sleep(pauseMs);
-    ({ left: pages } = await control.say("dirty.scan"));
+    ({ left: pages, dirtyPages } = await control.say("dirty.scan"));
   }
+  return dirtyPages;
 }

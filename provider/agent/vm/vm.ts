@@ -123,7 +123,8 @@ export class Vm {
   /** Removes all that is kept of the VM, but for the journal. */
   async dropState(): Promise<void> {
     await this.dropRun();
-    await rm(this.paths.state, { recursive: true, force: true });
+    // A file of the VM that is being replaced at this moment has another name for an instant.
+    await rm(this.paths.state, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
     this.file = undefined;
     this.wirings = [];
   }

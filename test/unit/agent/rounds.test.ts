@@ -1,5 +1,5 @@
 import { expect } from "chai";
-import { judge, type Round } from "../../../provider/agent/migration/rounds";
+import { judge, plainCourse, type Round, throttleNow } from "../../../provider/agent/migration/rounds";
 
 const policy = { maxDowntimeMs: 50, deadlineMs: 300_000 };
 const round = (bytes: number, ms: number, scanMs = 0): Round => ({ bytes, ms, scanMs });
@@ -75,6 +75,18 @@ describe("when pre-copy ends", () => {
     }
     expect(shares.map((share) => share.toFixed(3))).to.deep.equal(["0.069", "0.020", "0.020"]);
     expect(course.allowedMs).to.equal(100);
+  });
+
+  it("throttle: within a round, at once by as much as the measured rate asks for, and once only", () => {
+    const course = plainCourse(policy);
+    const seen = [round(34e6, 34_000)];
+    // A set of 32 MB, all of it written again each eight seconds: round after round would be of 32 MB.
+    expect(throttleNow(4000, seen, policy, course)).to.deep.equal({ share: 0.0625, allowedMs: 50, since: 1 });
+    expect(throttleNow(1e6, seen, policy, course)?.share).to.equal(0.02);
+    expect(throttleNow(800, seen, policy, course), "rounds shrink").to.equal(undefined);
+    expect(throttleNow(4000, seen, policy, { ...course, share: 0.0625 }), "slowed down already").to.equal(undefined);
+    for (const onNoConvergence of ["extend", "postcopy", "abort"] as const)
+      expect(throttleNow(4000, seen, { ...policy, onNoConvergence }, course)).to.equal(undefined);
   });
 
   it("throttle: not where the search takes the time, for that would help nothing", () => {
