@@ -39,8 +39,7 @@ export class Inquiry {
   /** @returns of the runs so far, those that are to be sent now; one without bytes at once */
   async take(run: Run): Promise<Run[]> {
     if (!run.data || run.isWords) return [run];
-    const units = Math.min(maxUnits, Math.floor(questionBytes / this.unitBytes)) * this.unitBytes;
-    if (this.#bytes + run.data.length > units) await this.#ask();
+    if (this.#bytes + run.data.length > Math.min(questionBytes, maxUnits * this.unitBytes)) await this.#ask();
     this.#runs.push(run);
     this.#bytes += run.data.length;
     return this.#waiting > waitingBytes ? await this.#lacking() : [];
