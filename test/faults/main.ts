@@ -1,4 +1,4 @@
-/** `npm run test:faults -- [--moves N] [--seed S] [--fault NAME] [--point NAME] [--json]`: moves of a VM, each with one fault in it. */
+/** `npm run test:faults -- [--moves N] [--seed S] [--fault NAME] [--point NAME] [--json]`: moves of a VM, each with one fault in it. Ctrl-C ends it after a move. */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -24,7 +24,9 @@ async function enterNamespace(): Promise<number> {
     ...process.execArgv,
     ...process.argv.slice(1),
   ];
-  const child = spawn("unshare", args, { stdio: "inherit", env: { ...process.env, [inside]: "1", MOBITOPOLO_HOLDS: "1" } });
+  // A group of its own: Ctrl-C is for this program, not for hosts and engines in the middle of a move.
+  const child = spawn("unshare", args, { stdio: "inherit", detached: true, env: { ...process.env, [inside]: "1", MOBITOPOLO_HOLDS: "1" } });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => child.kill(signal));
   return await new Promise((resolve, reject) => {
     child.once("error", reject);
     child.once("close", (code) => resolve(code ?? 1));
@@ -55,8 +57,15 @@ async function main(): Promise<number> {
   // A bundle that the tests make calls itself 0.0.0: as an older one it would be replaced by each run.
   const world = await World.make({ ...defaultAssets(), version: "0.0.0", agent: { id, path: agent } });
   const turns: Turn[] = [];
+  let isInterrupted = false;
+  for (const signal of ["SIGINT", "SIGTERM"] as const)
+    process.on(signal, () => {
+      if (!isInterrupted) console.error(`${signal}: ends after this move`);
+      isInterrupted = true;
+    });
   try {
     for (const [fault, point] of plan(moves, random, values)) {
+      if (isInterrupted) break;
       const done = await turn(world, fault, point);
       turns.push(done);
       report(turns.length, done);

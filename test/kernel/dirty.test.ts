@@ -218,6 +218,24 @@ describe("the tracking of changed pages", function () {
     });
   });
 
+  it("leaves to the next scan what is marked when the first full one comes to it, but not when another full one does", async () => {
+    await boot({ memoryMiB: 96 });
+    await using reader = await startSession(vm, control);
+    await vm.shell("mount -t tmpfs tmpfs /tmp; dd if=/dev/urandom of=/tmp/x bs=1M count=24 2>/dev/null");
+    expect(Number((await scanAll(control)).dirtyPages)).to.be.greaterThan(24 * 256);
+    const first = await reader.scan("full");
+    const next = await reader.scan("scan");
+    await vm.shell("dd if=/dev/urandom of=/tmp/x bs=1M count=24 conv=notrunc 2>/dev/null");
+    await scanAll(control);
+    const again = await reader.scan("full");
+    expect(next.told).to.be.greaterThan(24 * 256);
+    expect(again.told - first.told).to.be.greaterThan(23 * 256);
+    await whileFrozen(control, async () => {
+      await reader.scan("scan frozen");
+      expect(reader.differing(vm)).to.deep.equal([]);
+    });
+  });
+
   it("takes a guest with more scattered pages than the host allows mappings", async () => {
     const limit = Number(readFileSync("/proc/sys/vm/max_map_count", "utf8"));
     await boot({ memoryMiB: 512 });

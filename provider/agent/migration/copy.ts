@@ -11,7 +11,7 @@ import { pageBytes } from "./sinks";
 import { frameType } from "./stream";
 import { Tracking } from "./tracking";
 
-/** All that is present; what changed since; the same as soon as the guest stands, and its page 0; of that, what may travel late only by its numbers. */
+/** All that is present and not marked; what changed since; the same as soon as the guest stands, and its page 0; of that, what may travel late only by its numbers. */
 export type ScanKind = "full" | "scan" | "scan frozen" | "scan frozen late";
 
 /** A source's copy on its way out: looks for what changed, and sends it. */
@@ -20,8 +20,9 @@ export class CopyOut {
   page0: Buffer | undefined;
   /** Pages that were named only. */
   latePages = 0;
-  /** Pages of the pass under way, or the last. */
+  /** Of the pass under way, or the last: its pages, and the payloads that they are in. */
   pages = 0;
+  payloadBytes = 0;
 
   private constructor(
     private readonly vm: Vm,
@@ -57,8 +58,8 @@ export class CopyOut {
     return this.disk.pending;
   }
 
-  /** How many pages have changed since a first pass began that is still under way; undefined where nothing tells. */
-  async changedPages(): Promise<number | undefined> {
+  /** Within a first pass: marks what has changed since it began. @returns how many pages that is; undefined where nothing tells */
+  async markChanged(): Promise<number | undefined> {
     return await this.tracking?.mark();
   }
 
@@ -70,7 +71,7 @@ export class CopyOut {
   /** One pass: pages, then blocks. `sent` is called after each frame. */
   async once(how: ScanKind, sent: () => void): Promise<{ scanMs: number }> {
     const pages = new RunBatch(pageBytes);
-    this.pages = 0;
+    [this.pages, this.payloadBytes] = [0, 0];
     const inquiry = how === "full" ? Inquiry.of(this.sender, "memory", pageBytes) : undefined;
     if (how === "scan") await this.tracking?.mark();
     const scan = this.memory.scan(how);
@@ -132,7 +133,9 @@ export class CopyOut {
   }
 
   async #send(type: typeof frameType.memory | typeof frameType.disk, batch: RunBatch, how: ScanKind, sent: () => void): Promise<void> {
-    await this.sender.send(type, batch.take(), isLast(how) ? "soon" : "small");
+    const payload = batch.take();
+    if (type === frameType.memory) this.payloadBytes += payload.length;
+    await this.sender.send(type, payload, isLast(how) ? "soon" : "small");
     sent();
   }
 }

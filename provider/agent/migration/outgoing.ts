@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { MoveProgress } from "../../protocol/methods";
 import type { LastMigration } from "../../schemas/vm";
 import type { Vm } from "../vm/vm";
@@ -18,6 +19,8 @@ const fewPages = 256;
 const fewBlocks = 1;
 /** So long does a pass take at least that says how fast the guest writes, or is changed by that. */
 const sampleMs = 1000;
+/** In a first pass, so often is marked what has changed meanwhile. */
+const markEveryMs = 250;
 /** The answer to a freeze is waited for much longer: what is undone then must not be decided later. */
 const decidesWithinMs = 1000;
 
@@ -121,23 +124,35 @@ export class Outgoing {
     };
   }
 
-  /** A first pass that takes long: so fast does the guest write pages while it runs freely. One that writes the same ones again and again shows it here only. */
-  #watchFirst(): Disposable {
+  /**
+   * A first pass that takes long leaves to the next one what it finds marked, since that would be sent again. How much that is says how fast the guest writes
+   * pages while it runs freely: of one that writes the same ones again and again, only here.
+   */
+  #markMeanwhile(): Disposable {
     const begunMs = performance.now();
-    const timer = setTimeout(() => {
-      const failed = (error: unknown): void => this.vm.context.log.info({ vm: this.vm.uuid, err: error }, "the guest's rate is not known");
-      this.copy.changedPages().then((pages) => {
-        if (pages !== undefined) this.#pagesPerMs = pages / (performance.now() - begunMs);
-      }, failed);
-    }, sampleMs);
-    return { [Symbol.dispose]: () => clearTimeout(timer) };
+    const over = new AbortController();
+    const mark = async (): Promise<void> => {
+      for (;;) {
+        await sleep(markEveryMs, undefined, { signal: over.signal });
+        const pages = await this.copy.markChanged();
+        if (pages === undefined) return;
+        const ms = performance.now() - begunMs;
+        if (ms >= sampleMs) this.#pagesPerMs ??= pages / ms;
+      }
+    };
+    mark().catch((error: unknown) => {
+      if (!over.signal.aborted) this.vm.context.log.info({ vm: this.vm.uuid, err: error }, "nothing more is marked within the first pass");
+    });
+    return { [Symbol.dispose]: () => over.abort() };
   }
 
-  /** In a later pass, as soon as it shows what a changed page takes on the link. */
-  #look(beganMs: number, bytesBefore: number): void {
-    const bytes = this.sender.bytesOnWire - bytesBefore;
-    if (this.#pagesPerMs === undefined || bytes < measurableBytes || performance.now() - beganMs < sampleMs) return;
-    const dirtyRate = (this.#pagesPerMs * bytes) / Math.max(1, this.copy.pages);
+  /** In a later pass, as soon as it shows what a changed page takes on the link. @param before what had been packed when it began */
+  #look(beganMs: number, before: Sender["packed"]): void {
+    const { packed } = this.sender;
+    const [from, to] = [packed.from - before.from, packed.to - before.to];
+    if (this.#pagesPerMs === undefined || to < measurableBytes || performance.now() - beganMs < sampleMs) return;
+    // Not all that was read has been packed.
+    const dirtyRate = (this.#pagesPerMs * (this.copy.payloadBytes / this.copy.pages) * to) / from;
     const share = this.convergence.during(dirtyRate);
     if (share === undefined) return;
     this.watching.round({ guestShare: share });
@@ -148,10 +163,11 @@ export class Outgoing {
   async #round(how: "full" | "scan", then?: "freeze"): Promise<Verdict> {
     const begun = performance.now();
     const bytesBefore = this.sender.bytesOnWire;
-    using _first = how === "full" ? this.#watchFirst() : undefined;
+    const packedBefore = { ...this.sender.packed };
+    using _first = how === "full" ? this.#markMeanwhile() : undefined;
     const { scanMs } = await this.copy.once(how, () => {
       this.watching.sent();
-      if (how === "scan") this.#look(begun, bytesBefore);
+      if (how === "scan") this.#look(begun, packedBefore);
     });
     await this.sender.drained(lateBytes);
     this.signal.throwIfAborted();

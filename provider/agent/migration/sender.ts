@@ -77,6 +77,8 @@ export class Sender {
   readonly #questions = new Map<number, Buffer | null | undefined>();
   /** Bytes given to the connection, sent again ones too; and those that came back. */
   bytesOnWire = 0;
+  /** Payloads that were packed and sent, and what has become of them. */
+  readonly packed = { from: 0, to: 0 };
   /** When the connection last took or brought bytes, or had nothing to do. */
   #movedAtMs = 0;
   #toTake = 0;
@@ -125,7 +127,10 @@ export class Sender {
       .then(async () => {
         const made = await packed;
         const smaller = made && made.length < payload.length ? made : undefined;
-        await this.#emit(encodeStreamFrame(type, sequence, smaller ?? payload, smaller ? 1 : 0), sequence);
+        const bytes = encodeStreamFrame(type, sequence, smaller ?? payload, smaller ? 1 : 0);
+        this.packed.from += payload.length;
+        this.packed.to += bytes.length;
+        await this.#emit(bytes, sequence);
       })
       .finally(() => {
         this.#compressing -= 1;
