@@ -1,4 +1,5 @@
 /** What a VM leaves on a host that it moves away from, and what that saves when it comes back: real agents, real kernels. */
+import { execFileSync } from "node:child_process";
 import { existsSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect } from "chai";
@@ -86,6 +87,15 @@ describe("the basis of a way back", function () {
     const { gen } = await there.call(protocol.vmClaim, { vm: spec.uuid });
     expect(await there.call(protocol.vmDestroy, { vm: spec.uuid, owner: "test", gen })).to.deep.equal({ existed: false });
     for (const path of Object.values(left(there))) expect(existsSync(path), path).to.equal(false);
+  });
+
+  it("counts as room that the host has", async () => {
+    await moved(here, there);
+    const { memoryFreeMiB } = await here.call(protocol.hostFacts, {});
+    const moreMiB = 512;
+    execFileSync("fallocate", ["--length", `${moreMiB}MiB`, left(here).memory]);
+    // Others use this machine, too.
+    expect((await here.call(protocol.hostFacts, {})).memoryFreeMiB).to.be.within(memoryFreeMiB - moreMiB / 2, memoryFreeMiB + moreMiB / 2);
   });
 
   it("a new agent keeps it; one of another size, or a file of anything, is no harm", async () => {

@@ -19,8 +19,10 @@ const fewPages = 256;
 const fewBlocks = 1;
 /** So long does a pass take at least that says how fast the guest writes, or is changed by that. */
 const sampleMs = 1000;
-/** In a first pass, so often is marked what has changed meanwhile. */
+/** In a first pass that waits for its link, so often is marked what has changed meanwhile. */
 const markEveryMs = 250;
+/** Sent but not applied: then it is the link that is waited for. */
+const behindBytes = 1 << 20;
 /** The answer to a freeze is waited for much longer: what is undone then must not be decided later. */
 const decidesWithinMs = 1000;
 
@@ -125,8 +127,8 @@ export class Outgoing {
   }
 
   /**
-   * A first pass that takes long leaves to the next one what it finds marked, since that would be sent again. How much that is says how fast the guest writes
-   * pages while it runs freely: of one that writes the same ones again and again, only here.
+   * A first pass that waits for its link leaves to the next one what it finds marked, since that would be sent again. And how many pages are marked after a
+   * second says how fast the guest writes while it runs freely: of one that writes the same pages again and again, only here.
    */
   #markMeanwhile(): Disposable {
     const begunMs = performance.now();
@@ -134,10 +136,11 @@ export class Outgoing {
     const mark = async (): Promise<void> => {
       for (;;) {
         await sleep(markEveryMs, undefined, { signal: over.signal });
+        const isSample = this.#pagesPerMs === undefined && performance.now() - begunMs >= sampleMs;
+        if (!isSample && this.sender.unackedBytes < behindBytes) continue;
         const pages = await this.copy.markChanged();
         if (pages === undefined) return;
-        const ms = performance.now() - begunMs;
-        if (ms >= sampleMs) this.#pagesPerMs ??= pages / ms;
+        if (isSample) this.#pagesPerMs = pages / (performance.now() - begunMs);
       }
     };
     mark().catch((error: unknown) => {
