@@ -155,7 +155,7 @@ export class Outgoing {
     const [from, to] = [packed.from - before.from, packed.to - before.to];
     if (this.#pagesPerMs === undefined || to < measurableBytes || performance.now() - beganMs < sampleMs) return;
     // Not all that was read has been packed.
-    const dirtyRate = (this.#pagesPerMs * (this.copy.payloadBytes / this.copy.pages) * to) / from;
+    const dirtyRate = (this.#pagesPerMs * (this.copy.payloadBytes / Math.max(1, this.copy.pages)) * to) / from;
     const share = this.convergence.during(dirtyRate);
     if (share === undefined) return;
     this.watching.round({ guestShare: share });
