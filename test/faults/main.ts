@@ -74,8 +74,9 @@ async function main(): Promise<number> {
       if (done.unrecovered.length > 0 || done.lostGuests.length > 0) break;
     }
   } catch (error) {
+    // The test itself failed, not a move: what was found so far is told all the same.
     for (const host of world.hosts) tail(host.name, host.log());
-    throw error;
+    console.error(error instanceof Error ? error.stack : messageOf(error));
   } finally {
     await world[Symbol.asyncDispose]();
   }

@@ -113,7 +113,7 @@ export class TestHost implements Disposable {
 
   /** VMs whose memory file says `run` or `runPartial` and has a process: read from the header's word itself. */
   running(): string[] {
-    return this.#vms().filter((vm) => this.#kernelOf(vm) !== undefined && runWords.includes(this.#word(vm)));
+    return this.#vms().filter((vm) => unlessGone(() => this.#kernelOf(vm) !== undefined && runWords.includes(this.#word(vm))) === true);
   }
 
   /** The next move that comes by this point stops there. */
@@ -140,7 +140,7 @@ export class TestHost implements Disposable {
 
   [Symbol.dispose](): void {
     for (const vm of this.#vms()) {
-      const pid = this.#kernelOf(vm);
+      const pid = unlessGone(() => this.#kernelOf(vm));
       if (pid !== undefined) process.kill(pid, "SIGKILL");
     }
     const agent = join(this.stateDir, "agent.json");
@@ -199,4 +199,14 @@ function signal(pid: number): void {
 async function kill(pid: number): Promise<void> {
   signal(pid);
   await until(5000, `the end of process ${pid}`, async () => (lives(pid) ? undefined : true));
+}
+
+/** What `look` finds; undefined where files or process went meanwhile, for the agent works on. */
+function unlessGone<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch (error) {
+    if (error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ESRCH")) return undefined;
+    throw error;
+  }
 }
