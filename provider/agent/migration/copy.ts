@@ -11,7 +11,7 @@ import { pageBytes } from "./sinks";
 import { frameType } from "./stream";
 import { Tracking } from "./tracking";
 
-/** All that is present and not marked; what changed since; the same as soon as the guest stands, and its page 0; of that, what may travel late only by its numbers. */
+/** All that is present (the first time, but for what is marked); what changed since; the same as soon as the guest stands, and its page 0; of that, what may travel late only by its numbers. */
 export type ScanKind = "full" | "scan" | "scan frozen" | "scan frozen late";
 
 /** A source's copy on its way out: looks for what changed, and sends it. */

@@ -15,6 +15,7 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
+import { errnoOf } from "../../../provider/lib/errors";
 import { until } from "../../../provider/lib/time";
 import type { KnownHost } from "../../../provider/schemas/host";
 
@@ -101,7 +102,7 @@ export class TestHost implements Disposable {
     try {
       for (let left = bavail * bsize; left > 0; left -= portion.length) writeSync(file, portion, 0, Math.min(left, portion.length));
     } catch (error) {
-      if (!(error instanceof Error && "code" in error && error.code === "ENOSPC")) throw error;
+      if (errnoOf(error) !== "ENOSPC") throw error;
     } finally {
       closeSync(file);
     }
@@ -206,7 +207,7 @@ function unlessGone<T>(look: () => T): T | undefined {
   try {
     return look();
   } catch (error) {
-    if (error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ESRCH")) return undefined;
+    if (["ENOENT", "ESRCH"].includes(errnoOf(error) ?? "")) return undefined;
     throw error;
   }
 }
