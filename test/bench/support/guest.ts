@@ -73,11 +73,18 @@ export class Subject {
   }
 }
 
-/** The part of its full speed that a program kept, with what it had done at four moments. */
-export function speedKept(quiet: readonly [Progress?, Progress?], moving: readonly [Progress?, Progress?]): number | undefined {
-  const perMs = ([from, to]: readonly [Progress?, Progress?]): number =>
-    from && to ? (to.count - from.count) / (to.atMs - from.atMs) : Number.NaN;
-  const kept = perMs(moving) / perMs(quiet);
+/**
+ * The part of its full speed that a program kept during a move, of 1. What is missing when all is over is held against the move alone, however
+ * short it was.
+ * @param atFirst with `before`: its full speed
+ * @param before before the move
+ * @param atEnd after it, the peer's silence had been measured to its end
+ */
+export function speedKept([atFirst, before, atEnd]: readonly [Progress?, Progress?, Progress?], moveMs: number): number | undefined {
+  if (!atFirst || !before || !atEnd) return undefined;
+  const fullPerMs = (before.count - atFirst.count) / (before.atMs - atFirst.atMs);
+  const missingMs = atEnd.atMs - before.atMs - (atEnd.count - before.count) / fullPerMs;
+  const kept = 1 - missingMs / moveMs;
   return Number.isFinite(kept) ? kept : undefined;
 }
 

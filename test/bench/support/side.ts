@@ -67,11 +67,13 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   const started = await side.start(undo, lab, c);
   const subject = await Subject.prepare(started.guest, c.load);
   const gaps = await started.probe();
-  await gaps.settled();
-  const quietFromMs = performance.now();
   const atFirst = await subject.progress(started.guest);
   await delay(QUIET_MS);
   const before = await subject.progress(started.guest);
+  // To ask the guest is to start programs in it, which its peer hears: nothing is asked while silence is measured.
+  await gaps.settled();
+  const quietFromMs = performance.now();
+  await delay(QUIET_MS);
   const quietGapMs = gaps.longestMs(quietFromMs);
 
   const bytesBefore = await lab.wireBytes();
@@ -82,18 +84,20 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   if (moved instanceof MoveFailed) return { failed: moved.message, afterS: totalS, bytes: await bytes() };
   if (moved instanceof Error) throw moved;
 
+  let gapMs = Number.POSITIVE_INFINITY;
   let atEnd: Progress | undefined;
   const why = await (async () => {
-    atEnd = await subject.progress(moved.guest);
     await gaps.settled();
+    gapMs = gaps.longestMs(beganMs);
+    atEnd = await subject.progress(moved.guest);
     await subject.check(moved.guest);
   })().then(
     () => undefined,
     (error: Error) => error.message,
   );
-  const kept = speedKept([atFirst, before], [before, atEnd]);
+  const kept = speedKept([atFirst, before, atEnd], totalS * 1000);
   return {
-    gapMs: gaps.longestMs(beganMs),
+    gapMs,
     totalS,
     bytes: await bytes(),
     guestOk: why === undefined,

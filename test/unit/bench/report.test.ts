@@ -1,6 +1,7 @@
 import { expect } from "chai";
 import type { Case } from "../../bench/support/cases";
 import { goalsOf } from "../../bench/support/goals";
+import { speedKept } from "../../bench/support/guest";
 import { summarize } from "../../bench/support/report";
 import type { Move, Outcome } from "../../bench/support/side";
 
@@ -51,6 +52,14 @@ describe("bench:migrate's report", () => {
     expect(reached([move(160, 100)], [move(900, 190)])).to.deep.equal([false, false, false]);
     expect(reached([move(100, 100)], [never])).to.deep.equal([true, true, true]);
     expect(reached([never], [never])).to.deep.equal([false, false, false]);
+  });
+
+  it("what a program did not do is held against the move alone", () => {
+    const at = (atMs: number, count: number) => ({ atMs, count });
+    // 1 a millisecond; then 10 s, 4 of which are the move, and 1 s is missing.
+    expect(speedKept([at(0, 0), at(2000, 2000), at(12_000, 11_000)], 4000)).to.equal(0.75);
+    expect(speedKept([at(0, 0), at(2000, 2000), at(12_000, 12_000)], 4000)).to.equal(1);
+    expect(speedKept([undefined, undefined, undefined], 4000)).to.equal(undefined);
   });
 
   it("the gap's growth with touched memory is told by the extremes", () => {
