@@ -74,11 +74,8 @@ export class Subject {
 }
 
 /**
- * The part of its full speed that a program kept during a move, of 1. What is missing when all is over is held against the move alone, however
- * short it was.
- * @param atFirst with `before`: its full speed
- * @param before before the move
- * @param atEnd after it, the peer's silence had been measured to its end
+ * The part of its full speed that a program kept during a move, of 1. Its full speed is that between the first two looks. What is missing at
+ * the last one, some time after the move, is held against the move alone; the shorter that was, the less exact is this.
  */
 export function speedKept([atFirst, before, atEnd]: readonly [Progress?, Progress?, Progress?], moveMs: number): number | undefined {
   if (!atFirst || !before || !atEnd) return undefined;
