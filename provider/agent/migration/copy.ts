@@ -1,7 +1,7 @@
 import { open } from "node:fs/promises";
 import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
 import type { Vm } from "../vm/vm";
-import { standBack } from "../vm/weight";
+import { letGuestsGo, standBack } from "../vm/weight";
 import { ImagePages } from "./imagePages";
 import { Inquiry } from "./inquiry";
 import { type Run, RunBatch } from "./runs";
@@ -34,7 +34,7 @@ export class CopyOut {
     private readonly back: Disposable | undefined,
   ) {}
 
-  /** Of a guest that runs, the agent stands back until all has been copied once. */
+  /** Of a guest that runs, the agent stands back until `standUp`. */
   static async open(vm: Vm, sender: Sender, isRunning: boolean): Promise<CopyOut> {
     using undo = new DisposableStack();
     const back = isRunning ? undo.use(standBack()) : undefined;
@@ -46,6 +46,11 @@ export class CopyOut {
     const copy = new CopyOut(vm, sender, new MemoryScanner(kernel, paths.memory, tracking?.map), disk, tracking, image, back);
     undo.move();
     return copy;
+  }
+
+  /** The next pass is the last: the guest waits for it. */
+  standUp(): void {
+    this.back?.[Symbol.dispose]();
   }
 
   /** Whether the last pass may leave something for later. */
@@ -91,7 +96,6 @@ export class CopyOut {
     if (inquiry) for await (const lacking of inquiry.rest()) if (pages.add(lacking)) await this.#send(frameType.memory, pages, how, sent);
     if (!pages.isEmpty) await this.#send(frameType.memory, pages, how, sent);
     await this.#blocks(how, sent);
-    if (how === "full") this.back?.[Symbol.dispose]();
     // Without the marks: of a guest that stands they are made at once, and by the freeze.
     return { scanMs: step.value.scanMs };
   }
@@ -107,7 +111,7 @@ export class CopyOut {
   }
 
   async close(): Promise<void> {
-    this.back?.[Symbol.dispose]();
+    this.standUp();
     this.memory.end();
     await this.tracking?.end();
     await this.disk.close();
@@ -137,6 +141,7 @@ export class CopyOut {
     if (type === frameType.memory) this.payloadBytes += payload.length;
     await this.sender.send(type, payload, isLast(how) ? "soon" : "small");
     sent();
+    if (!isLast(how)) letGuestsGo();
   }
 }
 

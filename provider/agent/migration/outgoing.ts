@@ -176,7 +176,10 @@ export class Outgoing {
     this.signal.throwIfAborted();
     const round = { bytes: this.sender.bytesOnWire - bytesBefore, ms: performance.now() - begun, scanMs };
     const verdict = this.convergence.after(round);
-    if (then && verdict.next !== "round") this.watching.enough();
+    if (then && verdict.next !== "round") {
+      this.copy.standUp();
+      this.watching.enough();
+    }
     this.watching.round({ round: this.convergence.rounds.length, ...(verdict.course.share < 1 && { guestShare: verdict.course.share }) });
     this.vm.context.log.info({ vm: this.vm.uuid, attempt: this.m, ...round, ...verdict }, "a pre-copy round ended");
     return verdict;

@@ -91,6 +91,7 @@ export class MemoryScanner {
   readonly #in: Writable;
   /** Begun, and not all of it here. */
   #record: Record | undefined;
+  #isAsked = false;
 
   /** @param map of a tracking session, whose pages alone are then looked at; a full scan looks at all */
   constructor(kernel: string, memory: string, map?: string) {
@@ -119,12 +120,16 @@ export class MemoryScanner {
    */
   async *scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): AsyncGenerator<readonly Run[], ScanEnd> {
     this.#in.write(`${how}\n`);
+    this.#isAsked = true;
     for (;;) {
       const runs: Run[] = [];
       let next = this.#next();
       for (; next && !("scanMs" in next); next = this.#next()) runs.push(next);
       if (runs.length > 0) yield runs;
-      if (next) return next;
+      if (next) {
+        this.#isAsked = false;
+        return next;
+      }
       // Who takes runs may take long, and more may have come meanwhile.
       if (runs.length === 0) await this.#out.more();
     }
@@ -165,8 +170,10 @@ export class MemoryScanner {
     return { first: record.first, count: record.pages, data, isWords: true };
   }
 
+  /** One that was asked for nothing frees its memory bit by bit, which a guest beside it does not notice. */
   end(): void {
-    this.#child.kill("SIGKILL");
+    if (this.#isAsked) this.#child.kill("SIGKILL");
+    else this.#in.end();
   }
 }
 

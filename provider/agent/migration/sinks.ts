@@ -1,6 +1,7 @@
 import { readSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { blockBytes, overlayLayout, virtualBytesIn } from "../vm/overlay";
+import { letGuestsGo } from "../vm/weight";
 import { Bits } from "./bits";
 import { decodeRuns } from "./runs";
 import { StreamError } from "./stream";
@@ -71,6 +72,7 @@ export class MemorySink {
         this.#stale?.set(page, false);
       }
     }
+    letGuestsGo();
   }
 
   /** Takes from the basis what is the same there. @returns which of the pages that is @throws StreamError */

@@ -9,7 +9,7 @@ import { currentWirings } from "../link/current";
 import { passFrames } from "../link/wire";
 import type { LiveVm } from "../vm/live";
 import type { Vm } from "../vm/vm";
-import { endAside } from "../vm/weight";
+import { endAside, standsAgain } from "../vm/weight";
 import { Convergence } from "./convergence";
 import { mayReturn } from "./decide";
 import { Doubt, inDoubt } from "./doubt";
@@ -204,7 +204,7 @@ export class SourceJob implements MoveJob, SourceSteps {
     sweep();
     const { late } = await this.#outgoing.rounds("scan", "freeze");
     this.#late = late === true;
-    await this.#sender.drained(0);
+    await Promise.all([this.#sender.drained(0), standsAgain()]);
   }
 
   async freeze(): Promise<void> {

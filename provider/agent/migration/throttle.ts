@@ -9,6 +9,8 @@ const gentleStopMs = 5;
 /** Between two stops; timers are not finer. */
 const leastRunMs = 1;
 const smoothing = 0.2;
+/** After the last stop the guest answers whoever waits, so that the freeze that follows is a silence of its own. */
+const answersMs = 2;
 
 /** What a throttle needs of a VM process. */
 export interface Throttled {
@@ -58,6 +60,7 @@ export class Throttle {
     if (!loop) return;
     await loop;
     await this.#thaw();
+    await sleep(answersMs);
   }
 
   async #run(): Promise<void> {

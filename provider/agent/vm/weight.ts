@@ -13,9 +13,12 @@ const usualNice = 4;
 const backNice = 19;
 /** Not less: its end is waited for. */
 const leavingNice = 10;
-/** The host takes one such word in 100 ms, of all sessions. */
-const againMs = 50;
+/** The host takes one such word in so long, of all sessions; of root any. */
+const hostTakesMs = 100;
+const againMs = hostTakesMs / 2;
 const lookMs = 250;
+/** As short as a host's timers can be. */
+const napMs = 0.05;
 
 let isOwnSession = false;
 let wanted = usualNice;
@@ -57,6 +60,21 @@ export function standBack(): Disposable {
       void want(usualNice);
     },
   };
+}
+
+/** Resolves when the host has taken what was wanted last, or lets that wait. */
+export async function standsAgain(): Promise<void> {
+  await Promise.race([writing, sleep(2 * hostTakesMs, undefined, { ref: false })]);
+}
+
+const nap = new Int32Array(new SharedArrayBuffer(4));
+
+/**
+ * In long work, within a millisecond or so: a guest that waits for this CPU has it now. Where the host looks only at its tick who goes first, it would
+ * wait up to 4 ms for that.
+ */
+export function letGuestsGo(): void {
+  if (standing > 0) Atomics.wait(nap, 0, 0, napMs);
 }
 
 /** Ends a process that its guest has left: taking its memory apart must not hold up that guest. Best effort, as all here. */

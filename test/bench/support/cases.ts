@@ -24,6 +24,11 @@ export interface Case {
   readonly link: LinkShape;
   readonly load: Load;
   readonly memoryMiB: number;
+  /**
+   * The peer listens for so long, from the move's begin and once before it, however soon the move is over: who listens longer hears more of what the machine
+   * does by itself, and moves of different lengths are to be held against each other. @default until the move is over; for 2 s before
+   */
+  readonly listenS?: number;
   /** What does best, or may: all are measured, and ours is held against the best of them. Ours alone is measured where there are none. */
   readonly qemu: readonly QemuSettings[];
 }
@@ -65,12 +70,16 @@ export const CASES: readonly Case[] = [
   { name: "pages and computing, 100 Mbit/s 10 ms", link: FAST, load: { dirty: "pages" as const, spin: true }, qemu: [plain(30)] },
 ].map((c) => ({ ...c, memoryMiB: MEMORY_MIB }));
 
+/** Longer than any of the moves takes. */
+const LISTEN_S = 12;
+
 /** Ours alone: does the gap grow with the memory that a guest has touched? */
 export const TOUCHED: readonly Case[] = [32, 128, 512, 1024].map((touchMib) => ({
   name: `touched ${touchMib} MiB, unlimited`,
   link: UNLIMITED,
   load: { dirty: "words" as const, touchMib },
   memoryMiB: touchMib + 96,
+  listenS: LISTEN_S,
   qemu: [],
 }));
 

@@ -18,7 +18,7 @@ export interface Move {
   /** What is not right. */
   readonly why?: string;
   readonly reported: Reported;
-  /** The longest silence in the two seconds before: what this machine does by itself. */
+  /** The longest silence in the seconds before: what this machine does by itself. */
   readonly quietGapMs: number;
   /** The part of its speed that the guest's program kept during the move, of 1. */
   readonly speedKept?: number;
@@ -59,7 +59,7 @@ export class MoveFailed extends Error {
 
 /** How long a move may take. */
 export const MOVE_LIMIT_S = 300;
-/** The guest's speed and the peer's silence are looked at for so long before a move. */
+/** The guest's speed and the peer's silence are looked at for so long before a move, at least. */
 const QUIET_MS = 2000;
 
 /** Starts all, moves once, looks at what came of it. */
@@ -72,8 +72,9 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   const before = await subject.progress(started.guest);
   // To ask the guest is to start programs in it, which its peer hears: nothing is asked while silence is measured.
   await gaps.settled();
+  const listenMs = (c.listenS ?? 0) * 1000;
   const quietFromMs = performance.now();
-  await delay(QUIET_MS);
+  await delay(Math.max(QUIET_MS, listenMs));
   const quietGapMs = gaps.longestMs(quietFromMs);
 
   const bytesBefore = await lab.wireBytes();
@@ -87,6 +88,7 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   let gapMs = Number.POSITIVE_INFINITY;
   let atEnd: Progress | undefined;
   const why = await (async () => {
+    await delay(beganMs + listenMs - performance.now());
     await gaps.settled();
     gapMs = gaps.longestMs(beganMs);
     atEnd = await subject.progress(moved.guest);
