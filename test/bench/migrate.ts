@@ -22,7 +22,8 @@ const QUIET_LOAD = 1.5;
 interface Options {
   readonly json: boolean;
   readonly side: string | undefined;
-  readonly runs: number;
+  /** For all cases; undefined: each case has its number. */
+  readonly runs: number | undefined;
   readonly cases: readonly Case[];
   readonly touched: readonly Case[];
 }
@@ -86,9 +87,10 @@ async function compare(c: Case, program: QemuProgram): Promise<CaseResult> {
   const own = { side: ours, runs: [] as Outcome[] };
   const links: LinkMeasured[] = [];
   const loads: number[] = [];
-  for (let run = 1; run <= options.runs; run += 1)
+  const wanted = options.runs ?? c.runs ?? FULL_RUNS;
+  for (let run = 1; run <= wanted; run += 1)
     for (const { side, runs } of options.side === "qemu" ? qemu : [own, ...qemu]) {
-      say(`${c.name}: ${side.name}, run ${run} of ${options.runs}`);
+      say(`${c.name}: ${side.name}, run ${run} of ${wanted}`);
       loads.push(loadavg()[0] ?? 0);
       runs.push(await runOnce(side, c, links.length === 0 ? links : undefined));
     }
@@ -139,8 +141,8 @@ function readOptions(): Options {
   const unknown = wanted.filter((name) => !all.some((c) => c.name.startsWith(name)));
   if (unknown.length > 0) throw new Error(`no case ${unknown.join(", ")}; there are: ${all.map((c) => c.name).join("; ")}`);
   const chosen = (c: Case): boolean => wanted.some((name) => c.name.startsWith(name));
-  const runs = Number(values.runs ?? (values.quick ? 1 : FULL_RUNS));
-  if (!Number.isInteger(runs) || runs < 1 || runs > 20) throw new Error("--runs: 1 to 20");
+  const runs = values.runs !== undefined ? Number(values.runs) : values.quick ? 1 : undefined;
+  if (runs !== undefined && (!Number.isInteger(runs) || runs < 1 || runs > 20)) throw new Error("--runs: 1 to 20");
   return { json: values.json, side: values.side, runs, cases: CASES.filter(chosen), touched: TOUCHED.filter(chosen) };
 }
 

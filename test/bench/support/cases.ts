@@ -29,6 +29,8 @@ export interface Case {
    * does by itself, and moves of different lengths are to be held against each other. @default until the move is over; for 2 s before
    */
   readonly listenS?: number;
+  /** Moves per side. @default 3; more where a goal is near what the machine does by itself, and moves are short */
+  readonly runs?: number;
   /** What does best, or may: all are measured, and ours is held against the best of them. Ours alone is measured where there are none. */
   readonly qemu: readonly QemuSettings[];
 }
@@ -58,7 +60,7 @@ const throttled = (base: QemuSettings): QemuSettings => ({
 
 /** The cases of the comparison. */
 export const CASES: readonly Case[] = [
-  { name: "idle, unlimited", link: UNLIMITED, load: {}, qemu: [plain(20)] },
+  { name: "idle, unlimited", link: UNLIMITED, load: {}, qemu: [plain(20)], runs: 9 },
   { name: "idle, 100 Mbit/s 10 ms", link: FAST, load: {}, qemu: [plain(30), multifd("zstd", 30)] },
   { name: "idle, 8 Mbit/s 50 ms", link: SLOW, load: {}, qemu: [multifd("zlib", 1000)] },
   { name: "words, unlimited", link: UNLIMITED, load: { dirty: "words" as const }, qemu: [plain(20)] },
@@ -80,6 +82,7 @@ export const TOUCHED: readonly Case[] = [32, 128, 512, 1024].map((touchMib) => (
   load: { dirty: "words" as const, touchMib },
   memoryMiB: touchMib + 96,
   listenS: LISTEN_S,
+  runs: 5,
   qemu: [],
 }));
 
