@@ -58,8 +58,9 @@ async function main(): Promise<void> {
   const qemu = await qemuProgram();
   if (process.getuid?.() !== 0) return await asRootOfOwnNamespace();
   result.machine.qemu = `QEMU ${qemu.version}, TCG, guest kernel ${qemu.kernel.release}`;
-  for (const c of options.cases) result.cases.push(await compare(c, qemu));
-  for (const c of options.touched) result.touched.push({ touchedMib: c.load.touchMib ?? 0, ...(await compare(c, qemu)) });
+  for (const c of options.cases) result.cases.push(...(await compare([c], qemu)));
+  if (options.touched.length > 0)
+    result.touched.push(...(await compare(options.touched, qemu)).map((found) => ({ touchedMib: found.load.touchMib ?? 0, ...found })));
   print();
   const wrong = [...result.cases, ...result.touched].filter(isWrong);
   for (const c of wrong)
@@ -77,26 +78,32 @@ const isWrong = (c: CaseResult): boolean =>
   c.ours.runs.some((run) => "failed" in run) ||
   [c.qemu, ...(c.qemuOtherSettings ?? [])].some((side) => side?.runs.some((run) => "failed" in run && run.broken === true));
 
-/** Alternately, so that what else the machine does meets both. */
-async function compare(c: Case, program: QemuProgram): Promise<CaseResult> {
-  const qemu = (options.side === "ours" ? [] : c.qemu).map((settings) => ({
-    settings,
-    side: qemuSide(program, settings),
-    runs: [] as Outcome[],
+/** Alternately, so that what else the machine does meets both; and cases that are held against each other in turns, for the same reason. */
+async function compare(cases: readonly Case[], program: QemuProgram): Promise<CaseResult[]> {
+  const seen = cases.map((c) => ({
+    c,
+    own: { side: ours, runs: [] as Outcome[] },
+    qemu: (options.side === "ours" ? [] : c.qemu).map((settings) => ({
+      settings,
+      side: qemuSide(program, settings),
+      runs: [] as Outcome[],
+    })),
+    wanted: options.runs ?? c.runs ?? FULL_RUNS,
+    links: [] as LinkMeasured[],
+    loads: [] as number[],
   }));
-  const own = { side: ours, runs: [] as Outcome[] };
-  const links: LinkMeasured[] = [];
-  const loads: number[] = [];
-  const wanted = options.runs ?? c.runs ?? FULL_RUNS;
-  for (let run = 1; run <= wanted; run += 1)
-    for (const { side, runs } of options.side === "qemu" ? qemu : [own, ...qemu]) {
-      say(`${c.name}: ${side.name}, run ${run} of ${wanted}`);
-      loads.push(loadavg()[0] ?? 0);
-      runs.push(await runOnce(side, c, links.length === 0 ? links : undefined));
-    }
-  const busiest = Math.max(...loads);
-  if (busiest > QUIET_LOAD) say(`${c.name}: the machine was busy (load up to ${busiest.toFixed(1)}): its gaps say more about that`);
-  return summarize(c, { ours: own.runs, qemu }, links, loads);
+  for (let run = 1; run <= Math.max(...seen.map(({ wanted }) => wanted)); run += 1)
+    for (const { c, own, qemu, wanted, links, loads } of seen)
+      for (const { side, runs } of run > wanted ? [] : options.side === "qemu" ? qemu : [own, ...qemu]) {
+        say(`${c.name}: ${side.name}, run ${run} of ${wanted}`);
+        loads.push(loadavg()[0] ?? 0);
+        runs.push(await runOnce(side, c, links.length === 0 ? links : undefined));
+      }
+  return seen.map(({ c, own, qemu, links, loads }) => {
+    const busiest = Math.max(...loads);
+    if (busiest > QUIET_LOAD) say(`${c.name}: the machine was busy (load up to ${busiest.toFixed(1)}): its gaps say more about that`);
+    return summarize(c, { ours: own.runs, qemu }, links, loads);
+  });
 }
 
 async function runOnce(side: Side, c: Case, links: LinkMeasured[] | undefined): Promise<Outcome> {
