@@ -78,8 +78,9 @@ const isWrong = (c: CaseResult): boolean =>
   c.ours.runs.some((run) => "failed" in run) ||
   [c.qemu, ...(c.qemuOtherSettings ?? [])].some((side) => side?.runs.some((run) => "failed" in run && run.broken === true));
 
-/** Alternately, so that what else the machine does meets both; and cases that are held against each other in turns, for the same reason. */
+/** Alternately, so that what else the machine does meets both; for the same reason cases that are held against each other, of as many runs, in turns. */
 async function compare(cases: readonly Case[], program: QemuProgram): Promise<CaseResult[]> {
+  const wanted = options.runs ?? cases[0]?.runs ?? FULL_RUNS;
   const seen = cases.map((c) => ({
     c,
     own: { side: ours, runs: [] as Outcome[] },
@@ -88,13 +89,12 @@ async function compare(cases: readonly Case[], program: QemuProgram): Promise<Ca
       side: qemuSide(program, settings),
       runs: [] as Outcome[],
     })),
-    wanted: options.runs ?? c.runs ?? FULL_RUNS,
     links: [] as LinkMeasured[],
     loads: [] as number[],
   }));
-  for (let run = 1; run <= Math.max(...seen.map(({ wanted }) => wanted)); run += 1)
-    for (const { c, own, qemu, wanted, links, loads } of seen)
-      for (const { side, runs } of run > wanted ? [] : options.side === "qemu" ? qemu : [own, ...qemu]) {
+  for (let run = 1; run <= wanted; run += 1)
+    for (const { c, own, qemu, links, loads } of seen)
+      for (const { side, runs } of options.side === "qemu" ? qemu : [own, ...qemu]) {
         say(`${c.name}: ${side.name}, run ${run} of ${wanted}`);
         loads.push(loadavg()[0] ?? 0);
         runs.push(await runOnce(side, c, links.length === 0 ? links : undefined));

@@ -62,7 +62,7 @@ export function standBack(): Disposable {
   };
 }
 
-/** Resolves when the host has taken what was wanted last, or lets that wait. */
+/** Resolves when the host has taken what was wanted last, or after 0.2 s. */
 export async function standsAgain(): Promise<void> {
   await Promise.race([writing, sleep(2 * hostTakesMs, undefined, { ref: false })]);
 }

@@ -88,7 +88,7 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   let gapMs = Number.POSITIVE_INFINITY;
   let atEnd: Progress | undefined;
   const why = await (async () => {
-    await delay(beganMs + listenMs - performance.now());
+    await delay(Math.max(0, beganMs + listenMs - performance.now()));
     await gaps.settled();
     gapMs = gaps.longestMs(beganMs);
     atEnd = await subject.progress(moved.guest);
