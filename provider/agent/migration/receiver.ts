@@ -2,6 +2,7 @@ import { createHash, type Hash } from "node:crypto";
 import type { TLSSocket } from "node:tls";
 import { promisify } from "node:util";
 import { zstdDecompress, zstdDecompressSync } from "node:zlib";
+import { release } from "../../lib/release";
 import { type Fact, factMessage, parseMessage, type Ready } from "./messages";
 import { encodeStreamFrame, encodeStreamJson, type Frame, frameType, maxPayloadBytes, type StreamDecoder, StreamError } from "./stream";
 
@@ -23,7 +24,10 @@ async function unpack({ codec, payload }: Frame): Promise<Buffer> {
 }
 
 export interface ReceiverEvents {
-  /** Applies one numbered frame; in order, one after the other. `digest`: over all before it. What it returns is the answer to that frame. */
+  /**
+   * Applies one numbered frame; in order, one after the other. The payload is gone afterwards. `digest`: over all before it. What it returns is the answer to
+   * that frame.
+   */
   apply(type: number, payload: Buffer, digest: () => string): Promise<Buffer | undefined>;
   fact(fact: Fact): void;
   /** The stream cannot go on: what came is wrong or could not be applied. */
@@ -136,6 +140,7 @@ export class Receiver {
         const payload = await (early ?? unpack(frame));
         const answer = await this.events.apply(frame.type, payload, () => this.#digest.copy().digest("hex"));
         this.#digest.update(Buffer.from([frame.type, frame.codec])).update(frame.payload);
+        if (payload !== frame.payload) release(payload.buffer);
         this.#applied = frame.sequence;
         this.#queued -= kept;
         const ack = Buffer.alloc(8);

@@ -1,3 +1,4 @@
+import { release } from "../../lib/release";
 import { maxDataBytes, StreamError } from "./stream";
 import { checkWords } from "./words";
 
@@ -39,7 +40,7 @@ export class RunBatch {
     return this.#runs.length === 0;
   }
 
-  /** The payload, uncompressed; the batch is empty afterwards. */
+  /** The payload, uncompressed; the batch is empty afterwards, and so are buffers that were added whole. */
   take(): Buffer {
     const table = Buffer.alloc(4 + this.#runs.length * runBytes);
     table.writeUInt32BE(this.#runs.length, 0);
@@ -49,6 +50,7 @@ export class RunBatch {
       table.writeUInt32BE(kindOf(run), 16 + i * runBytes);
     }
     const payload = Buffer.concat([table, ...this.#runs.flatMap(bytesOf)]);
+    for (const { data } of this.#runs) if (data && data.length === data.buffer.byteLength) release(data.buffer);
     this.#runs = [];
     this.dataBytes = 0;
     return payload;

@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import type { Readable, Writable } from "node:stream";
+import { release } from "../../lib/release";
 import { AgentFault } from "../errors";
 import { blockBytes, overlayLayout } from "../vm/overlay";
 import type { Run } from "./runs";
@@ -17,7 +18,7 @@ export interface ScanEnd {
   readonly scanMs: number;
 }
 
-/** Bytes of a stream in the portions that one asks for, each copied once at most; the stream waits while much is unread. */
+/** Bytes of a stream in the portions that one asks for, each copied once; the stream waits while much is unread. */
 class ByteReader {
   readonly #parts: Buffer[] = [];
   #bytes = 0;
@@ -42,8 +43,10 @@ class ByteReader {
   /** So many bytes, where they have come. */
   take(bytes: number): Buffer | undefined {
     if (this.#bytes < bytes) return undefined;
+    const taken = Buffer.allocUnsafe(bytes);
+    for (let at = 0; at < bytes; ) at += this.#copyTo(taken.subarray(at));
     this.#bytes -= bytes;
-    return this.#upTo(bytes) ?? this.#joined(bytes);
+    return taken;
   }
 
   /** Resolves when more has come. @throws what ended the stream */
@@ -55,23 +58,17 @@ class ByteReader {
     });
   }
 
-  /** A view of the first part, where that holds it all. */
-  #upTo(bytes: number): Buffer | undefined {
+  /** Of the first part what it has and `to` takes. @returns how many bytes that were */
+  #copyTo(to: Buffer): number {
     const [first] = this.#parts;
-    if (!first || first.length < bytes) return undefined;
-    if (first.length === bytes) this.#parts.shift();
-    else this.#parts[0] = first.subarray(bytes);
-    return first.subarray(0, bytes);
-  }
-
-  #joined(bytes: number): Buffer {
-    const all = Buffer.allocUnsafe(bytes);
-    for (let at = 0; at < bytes; ) {
-      const part = this.#upTo(Math.min(bytes - at, this.#parts[0]?.length ?? 0));
-      if (!part) throw new Error("bytes were counted that are not there");
-      at += part.copy(all, at);
+    if (!first) throw new Error("bytes were counted that are not there");
+    const bytes = first.copy(to);
+    if (bytes < first.length) this.#parts[0] = first.subarray(bytes);
+    else {
+      this.#parts.shift();
+      release(first.buffer);
     }
-    return all;
+    return bytes;
   }
 }
 

@@ -1,14 +1,13 @@
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { TLSSocket } from "node:tls";
-import { promisify } from "node:util";
-import { constants, zstdCompress, zstdCompressSync } from "node:zlib";
+import { constants, createZstdCompress, zstdCompressSync } from "node:zlib";
+import { release } from "../../lib/release";
 import { type Deferred, deferred } from "../../lib/time";
 import { type Fact, factMessage, parseMessage, readyMessage } from "./messages";
 import { Pacer } from "./pacer";
 import { encodeStreamFrame, encodeStreamJson, type Frame, type FrameType, frameType, StreamDecoder, StreamError } from "./stream";
 
-const compress = promisify(zstdCompress);
 /** Tables as large as the payload needs, and its outcome in one piece: each piece is a way to the other thread and back. */
 const zstdOptions = (bytes: number) => ({
   params: { [constants.ZSTD_c_compressionLevel]: 1 },
@@ -33,6 +32,15 @@ async function pack(payload: Buffer): Promise<Buffer | undefined> {
   if (payload.length < compressFromBytes) return undefined;
   const options = zstdOptions(payload.length);
   return payload.length <= atOnceBytes ? zstdCompressSync(payload, options) : await compress(payload, options);
+}
+
+/** On another thread. What comes out is a small part of the room that was made for it. */
+async function compress(payload: Buffer, options: ReturnType<typeof zstdOptions>): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  for await (const part of createZstdCompress(options).end(payload)) parts.push(part);
+  const whole = Buffer.concat(parts);
+  for (const { buffer } of parts) release(buffer);
+  return whole;
 }
 
 export interface SenderEvents {
@@ -112,7 +120,7 @@ export class Sender {
   }
 
   /**
-   * Sends a numbered frame, in order; resolves when the next may be made.
+   * Sends a numbered frame, in order; resolves when the next may be made. The payload is given away.
    * @param how `soon`: a guest waits for it, and little goes as it is where the target is near
    * @returns its number
    * @throws what ended the stream
@@ -129,6 +137,8 @@ export class Sender {
         const smaller = made && made.length < payload.length ? made : undefined;
         const bytes = encodeStreamFrame(type, sequence, smaller ?? payload, smaller ? 1 : 0);
         this.packed.from += payload.length;
+        release(payload.buffer);
+        if (made) release(made.buffer);
         this.packed.to += bytes.length;
         await this.#emit(bytes, sequence);
       })
