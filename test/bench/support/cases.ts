@@ -82,7 +82,7 @@ export const TOUCHED: readonly Case[] = [32, 128, 512, 1024].map((touchMib) => (
   load: { dirty: "words" as const, touchMib },
   memoryMiB: touchMib + 96,
   listenS: LISTEN_S,
-  runs: 5,
+  runs: 7,
   qemu: [],
 }));
 
