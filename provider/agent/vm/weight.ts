@@ -18,7 +18,7 @@ const hostTakesMs = 100;
 const againMs = hostTakesMs / 2;
 const lookMs = 250;
 /** As short as a host's timers can be. */
-const napMs = 0.05;
+const napMs = 0.3;
 
 let isOwnSession = false;
 let wanted = usualNice;
