@@ -10,6 +10,7 @@ import { killProcess } from "../vm/process";
 import { Tool } from "../vm/tool";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
+import { standBack } from "../vm/weight";
 import { sayGone } from "./settle";
 import { DiskSink, MemorySink } from "./sinks";
 
@@ -23,6 +24,7 @@ interface Place {
 
 /** Makes the place for a copy: memory file, disk, RESERVED, and a process that waits. On failure nothing stays. */
 export async function reservePlace(vms: Vms, needs: MoveNeeds): Promise<Place> {
+  using _back = standBack();
   const { spec, attempt, epochTarget } = needs;
   const { context, store } = vms;
   const known = vms.get(spec.uuid);

@@ -9,7 +9,7 @@ import { currentWirings } from "../link/current";
 import { passFrames } from "../link/wire";
 import type { LiveVm } from "../vm/live";
 import type { Vm } from "../vm/vm";
-import { endAside, standsAgain } from "../vm/weight";
+import { endAside, standBack, standsAgain } from "../vm/weight";
 import { Convergence } from "./convergence";
 import { mayReturn } from "./decide";
 import { Doubt, inDoubt } from "./doubt";
@@ -169,11 +169,8 @@ export class SourceJob implements MoveJob, SourceSteps {
   }
 
   async reserve(): Promise<void> {
-    try {
-      await this.#sender.connect(connectTries);
-    } catch (error) {
-      throw unreachable(this.request.target, error);
-    }
+    using _back = standBack();
+    await this.#sender.connect(connectTries).catch((error: unknown) => Promise.reject(unreachable(this.request.target, error)));
   }
 
   async precopy(): Promise<void> {
