@@ -17,7 +17,7 @@ const leavingNice = 10;
 const hostTakesMs = 100;
 const againMs = hostTakesMs / 2;
 const lookMs = 250;
-/** As short as a host's timers can be. */
+/** So long that the scanner, which is of this session, mostly comes to stand meanwhile: only then has a guest the CPU. */
 const napMs = 0.3;
 
 let isOwnSession = false;
