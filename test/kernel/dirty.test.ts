@@ -6,6 +6,7 @@ import { MemoryScanner } from "../../provider/agent/migration/scan";
 import { Tracking } from "../../provider/agent/migration/tracking";
 import { Control } from "../../provider/agent/vm/control";
 import type { Vm as AgentVm } from "../../provider/agent/vm/vm";
+import { until } from "../../provider/lib/time";
 import { type ControlClient, refused } from "./support/control";
 import { memoryFolder, scanAll, startSession, watchedRanges, whileFrozen } from "./support/dirty";
 import { baseWithLoad, loadCounts, loadGoesOn, startChurn, startLoad } from "./support/load";
@@ -110,6 +111,25 @@ describe("the tracking of changed pages", function () {
       await last;
       expect(reader.differing(vm)).to.deep.equal([]);
     });
+  });
+
+  it("reads what a freeze's scan is past, and waits with the rest until the guest stands", async () => {
+    await boot({ memoryMiB: 96 });
+    await startChurn(vm, "maps");
+    await using reader = await startSession(vm, control);
+    await reader.scan("full");
+    await scanAll(control);
+    const before = reader.looked();
+    reader.saySure(8192);
+    let over = false;
+    const last = reader.scan("scan frozen").finally(() => {
+      over = true;
+    });
+    await until(10_000, "pages that are compared before the guest stands", async () => (reader.looked() > before ? true : undefined));
+    expect(await vm.shell("echo runs")).to.equal("runs\n");
+    expect(over).to.equal(false);
+    reader.saySure(0);
+    await whileFrozen(control, () => last);
   });
 
   it("lets a freeze release at once where little is left and there is time, and nowhere else", async () => {

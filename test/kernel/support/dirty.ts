@@ -1,7 +1,7 @@
 /** A tracking session of a VM and its reader, `linux tool track`, for tests. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, mkdtempSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { checkWords, putWords, wordRuns } from "../../../provider/agent/migration/words";
 import type { ControlClient, Reply } from "./control";
@@ -10,6 +10,7 @@ import { kernelPath, type Vm } from "./vm";
 const PAGE = 4096;
 const RECORD_BYTES = 16;
 const LOOKED_AT = 32;
+const SURE_AT = 40;
 const BITS_AT = 4096;
 const BITS_PER_WORD = 64;
 
@@ -103,12 +104,24 @@ export class TrackReader implements AsyncDisposable {
   }
 
   /** How many pages it has compared so far, as it notes in the map. */
-  private looked(): bigint {
+  looked(): bigint {
     const file = openSync(this.map, "r");
     try {
       const word = Buffer.alloc(8);
       readSync(file, word, 0, 8, LOOKED_AT);
       return word.readBigUInt64LE();
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** Says in the kernel's place that a freeze's scan is under way, and past so many pages. */
+  saySure(pages: number): void {
+    const file = openSync(this.map, "r+");
+    try {
+      const word = Buffer.alloc(8);
+      word.writeBigUInt64LE(BigInt(pages));
+      writeSync(file, word, 0, 8, SURE_AT);
     } finally {
       closeSync(file);
     }
