@@ -31,8 +31,10 @@ export const ours: Side = {
     const { uuid } = await boot(source, specOf(blobs, { memoryMiB: c.memoryMiB, ...at(GUEST_ADDRESS, "02:00:00:00:09:01") }));
     const peer = await boot(peerHost, specOf(blobs, { memoryMiB: PEER_MEMORY_MIB, ...at(PEER_ADDRESS, "02:00:00:00:09:02") }));
     await wire([source, uuid], [peerHost, peer.uuid]);
+    const syscall = JSON.parse(await guestOf(peerHost, peer.uuid).sh("guestbench syscall")) as { ns: number };
     return {
       guest: guestOf(source, uuid),
+      guestSyscallNs: syscall.ns,
       probe: () => startProbe(peerHost, peer.uuid),
       async move() {
         const end = await within(WATCH_MS, "our move", move(uuid, source, target));

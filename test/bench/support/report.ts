@@ -16,6 +16,7 @@ export interface SideResult {
   readonly reportedDowntimeMs?: number;
   readonly quietGapMs?: number;
   readonly speedKept?: number;
+  readonly guestSyscallNs?: number;
   readonly runs: readonly Outcome[];
 }
 /** What QEMU did with one of a case's settings. */
@@ -75,10 +76,11 @@ function sideResult(runs: readonly Outcome[]): SideResult {
     const values = moves.map(of).filter((v) => v !== undefined);
     return values.length === 0 ? undefined : rounded(median(values), digits);
   };
-  const [reportedDowntimeMs, quietGapMs, speedKept] = [
+  const [reportedDowntimeMs, quietGapMs, speedKept, guestSyscallNs] = [
     middle((m) => m.reported.downtimeMs, 2),
     middle((m) => m.quietGapMs, 2),
     middle((m) => m.speedKept, 3),
+    middle((m) => m.guestSyscallNs, 0),
   ];
   return {
     gapMs: middle((m) => m.gapMs, 2) ?? null,
@@ -88,6 +90,7 @@ function sideResult(runs: readonly Outcome[]): SideResult {
     ...(reportedDowntimeMs !== undefined && { reportedDowntimeMs }),
     ...(quietGapMs !== undefined && { quietGapMs }),
     ...(speedKept !== undefined && { speedKept }),
+    ...(guestSyscallNs !== undefined && { guestSyscallNs }),
     runs,
   };
 }
@@ -104,6 +107,8 @@ export function table(result: Result): string {
     (c) =>
       `${c.name}: TCP ${c.link.measured?.tcpMbps} Mbit/s, round trip ${c.link.measured?.rttMs} ms${c.link.asAsked ? "" : " (NOT AS ASKED)"}`,
   );
+  const took = [...result.cases, ...result.touched].map((c) => c.ours.guestSyscallNs).filter((ns) => ns !== undefined);
+  const syscall = took.length === 0 ? [] : [`a system call in a guest of ours: ${(median(took) / 1000).toFixed(1)} µs`];
   const columns = ["CASE", "SIDE", "GAP ms", "(quiet)", "(reported)", "TOTAL s", "MB", "SPEED KEPT", "GUEST", "LOAD"];
   return [
     renderTable(
@@ -115,7 +120,7 @@ export function table(result: Result): string {
       goalsOf(result).map((g: Goal) => [g.goal, g.case, g.value === null ? "" : String(g.value), g.reached ? "reached" : "MISSED"]),
     ),
     `Links as measured: ${[...new Set(links)].join("; ")}`,
-    `${result.machine.cpus}; ${result.machine.qemu}`,
+    `${[result.machine.cpus, result.machine.qemu, ...syscall].join("; ")}`,
   ].join("\n\n");
 }
 

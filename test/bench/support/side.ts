@@ -22,6 +22,7 @@ export interface Move {
   readonly quietGapMs: number;
   /** The part of its speed that the guest's program kept during the move, of 1. */
   readonly speedKept?: number;
+  readonly guestSyscallNs?: number;
 }
 /** What the tool itself says of the move. */
 export interface Reported {
@@ -47,6 +48,8 @@ export interface Side {
 }
 export interface Started {
   readonly guest: Guest;
+  /** A system call in a guest of this side's that has nothing else to do: how fast the machine is at what such guests take of it. */
+  readonly guestSyscallNs?: number;
   /** Starts the peer's probes. */
   probe(): Promise<GapWatch>;
   /** Moves the guest; returns at the end of all. @throws MoveFailed */
@@ -107,5 +110,6 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
     reported: moved.reported,
     quietGapMs,
     ...(kept !== undefined && { speedKept: kept }),
+    ...(started.guestSyscallNs !== undefined && { guestSyscallNs: started.guestSyscallNs }),
   };
 }
