@@ -1,7 +1,7 @@
 import { open } from "node:fs/promises";
 import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
 import type { Vm } from "../vm/vm";
-import { letGuestsGo, standBack } from "../vm/weight";
+import { standBack, Turns } from "../vm/weight";
 import { ImagePages } from "./imagePages";
 import { Inquiry } from "./inquiry";
 import { type Run, RunBatch } from "./runs";
@@ -23,6 +23,7 @@ export class CopyOut {
   /** Of the pass under way, or the last: its pages, and the payloads that they are in. */
   pages = 0;
   payloadBytes = 0;
+  readonly #turns = new Turns();
 
   private constructor(
     private readonly vm: Vm,
@@ -84,16 +85,19 @@ export class CopyOut {
     for (; !step.done; step = await scan.next()) {
       for (const told of step.value) {
         const run = this.#withoutPage0(told, how);
+        if (told.data && !isLast(how)) this.#turns.worked(told.data.length);
         if (run?.isLate) this.latePages += run.count;
         this.pages += told.count;
         // What changed again is seldom what the image has, and to look for it takes time.
         const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
         for (const one of runs)
           for (const lacking of inquiry ? await inquiry.take(one) : [one])
-            if (pages.add(lacking)) await this.#send(frameType.memory, pages, how, sent);
+            if (pages.add(lacking, this.sender.packsWell)) await this.#send(frameType.memory, pages, how, sent);
       }
     }
-    if (inquiry) for await (const lacking of inquiry.rest()) if (pages.add(lacking)) await this.#send(frameType.memory, pages, how, sent);
+    if (inquiry)
+      for await (const lacking of inquiry.rest())
+        if (pages.add(lacking, this.sender.packsWell)) await this.#send(frameType.memory, pages, how, sent);
     if (!pages.isEmpty) await this.#send(frameType.memory, pages, how, sent);
     await this.#blocks(how, sent);
     // Without the marks: of a guest that stands they are made at once, and by the freeze.
@@ -121,6 +125,7 @@ export class CopyOut {
     const blocks = new RunBatch(blockBytes);
     const inquiry = how === "full" ? Inquiry.of(this.sender, "disk", blockBytes) : undefined;
     const put = async (run: Run): Promise<void> => {
+      if (run.data && !isLast(how)) this.#turns.worked(run.data.length);
       if (blocks.add(run)) await this.#send(frameType.disk, blocks, how, sent);
     };
     for await (const run of this.disk.read(this.disk.changed()))
@@ -141,7 +146,6 @@ export class CopyOut {
     if (type === frameType.memory) this.payloadBytes += payload.length;
     await this.sender.send(type, payload, isLast(how) ? "soon" : "small");
     sent();
-    if (!isLast(how)) letGuestsGo();
   }
 }
 

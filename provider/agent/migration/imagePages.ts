@@ -7,9 +7,9 @@ import { pageBytes } from "./sinks";
 const portionBytes = 1 << 20;
 /** Larger images are not looked through: reading them would take longer than sending. */
 const maxImageBytes = 512 << 20;
-/** Words of a page that its hash is made of. */
-const sampledWords = 16;
-const stride = pageBytes / sampledWords;
+/** Words of a page that its hash is made of: where they are. */
+const sampled = Int32Array.from({ length: 16 }, (_, i) => (i * 256 + ((i * 20) & 252)) / 4);
+const pageWords = pageBytes / 4;
 
 /** Those of one agent, by path; an image in a store never changes. */
 const known = new Map<string, Promise<ImagePages | undefined>>();
@@ -57,7 +57,8 @@ export class ImagePages {
     const portion = Buffer.alloc(portionBytes);
     for (let first = 0; first < found.pages; first += portionBytes / pageBytes) {
       const { bytesRead } = await image.read(portion, 0, portionBytes, first * pageBytes);
-      for (let at = 0; at + pageBytes <= bytesRead; at += pageBytes) found.#add(portion, at, first + at / pageBytes);
+      const words = wordsOf(portion);
+      for (let page = 0; (page + 1) * pageBytes <= bytesRead; page++) found.#add(hashOf(words, page), first + page);
     }
     return found;
   }
@@ -66,11 +67,12 @@ export class ImagePages {
   *split(run: Run): Generator<Run> {
     const { first, count, data } = run;
     if (!data) return yield run;
+    const words = wordsOf(data);
     for (let from = 0; from < count; ) {
-      const image = this.#find(data, from * pageBytes);
+      const image = this.#find(data, words, from);
       let to = from + 1;
       for (; to < count; to++) {
-        const next = this.#find(data, to * pageBytes);
+        const next = this.#find(data, words, to);
         if (next !== (image === undefined ? undefined : image + to - from)) break;
       }
       const pages = { first: first + from, count: to - from };
@@ -79,8 +81,7 @@ export class ImagePages {
     }
   }
 
-  #add(bytes: Buffer, at: number, page: number): void {
-    const hash = hashOf(bytes, at);
+  #add(hash: number, page: number): void {
     // Nothing in the sampled places: most such pages are empty.
     if (hash === 0) return;
     const slot = this.#slot(hash);
@@ -98,12 +99,13 @@ export class ImagePages {
     return slot;
   }
 
-  #find(bytes: Buffer, at: number): number | undefined {
+  /** @param index of the page in the bytes, which `words` are, too */
+  #find(bytes: Buffer, words: Int32Array, index: number): number | undefined {
     // What lies side by side in a file mostly does so in memory.
     const next = this.#last + 1;
-    if (next > 0 && this.#is(next, bytes, at)) return this.#found(next);
-    const page = (this.#pageAt[this.#slot(hashOf(bytes, at))] ?? 0) - 1;
-    return page >= 0 && page !== next && this.#is(page, bytes, at) ? this.#found(page) : this.#found(undefined);
+    if (next > 0 && this.#is(next, bytes, index)) return this.#found(next);
+    const page = (this.#pageAt[this.#slot(hashOf(words, index))] ?? 0) - 1;
+    return page >= 0 && page !== next && this.#is(page, bytes, index) ? this.#found(page) : this.#found(undefined);
   }
 
   #found(page: number | undefined): number | undefined {
@@ -111,16 +113,22 @@ export class ImagePages {
     return page;
   }
 
-  #is(page: number, bytes: Buffer, at: number): boolean {
+  #is(page: number, bytes: Buffer, index: number): boolean {
     if (page >= this.pages || readSync(this.image.fd, this.#candidate, 0, pageBytes, page * pageBytes) !== pageBytes) return false;
-    return this.#candidate.compare(bytes, at, at + pageBytes) === 0;
+    return this.#candidate.compare(bytes, index * pageBytes, (index + 1) * pageBytes) === 0;
   }
 }
 
-function hashOf(bytes: Buffer, at: number): number {
+/** Each page is hashed by code that V8 is not let optimize: a typed array's words take a quarter of the time that readInt32LE() does. */
+function wordsOf(bytes: Buffer): Int32Array {
+  const { buffer, byteOffset } = bytes.byteOffset % 4 === 0 ? bytes : Uint8Array.from(bytes);
+  return new Int32Array(buffer, byteOffset, bytes.length >> 2);
+}
+
+function hashOf(words: Int32Array, page: number): number {
   let hash = 0;
-  for (let i = 0; i < sampledWords; i++) {
-    hash = Math.imul(hash ^ bytes.readInt32LE(at + i * stride + ((i * 20) & (stride - 4))), 0x9e3779b1);
+  for (let i = 0; i < sampled.length; i++) {
+    hash = Math.imul(hash ^ (words[page * pageWords + (sampled[i] ?? 0)] ?? 0), 0x9e3779b1);
     hash ^= hash >>> 15;
   }
   return hash;

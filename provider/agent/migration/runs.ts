@@ -21,6 +21,8 @@ const imageRunBytes = 8;
 
 const runBytes = 16;
 const maxRuns = 4096;
+/** A frame of what does not become much smaller holds so much: a slow link is not taken for long. */
+const usualDataBytes = 256 << 10;
 
 /** Collects runs of units (pages, blocks) until a frame is full. */
 export class RunBatch {
@@ -29,11 +31,15 @@ export class RunBatch {
 
   constructor(private readonly unitBytes: number) {}
 
-  /** True when the batch should be sent. */
-  add(run: Run): boolean {
+  /** True when the batch should be sent. @param packsWell there may be as much in it as a frame can hold: each frame costs its sender half a millisecond */
+  add(run: Run, packsWell = false): boolean {
     this.#runs.push(run);
     this.dataBytes += run.data?.length ?? (run.image === undefined ? 0 : imageRunBytes);
-    return this.dataBytes + 64 * this.unitBytes > maxDataBytes || this.#runs.length >= maxRuns || this.dataBytes >= 256 << 10;
+    return (
+      this.dataBytes + 64 * this.unitBytes > maxDataBytes ||
+      this.#runs.length >= maxRuns ||
+      this.dataBytes >= (packsWell ? maxDataBytes : usualDataBytes)
+    );
   }
 
   get isEmpty(): boolean {

@@ -24,6 +24,9 @@ const compressFromBytes = 128;
 const stallMs = 20_000;
 /** Up to here the way to another thread and back costs more than the work: the last frames of a frozen guest are such. */
 const atOnceBytes = 64 << 10;
+/** Of payloads of at least so much, the part that was left of the last one says what the next will come to. */
+const tellingBytes = 64 << 10;
+const wellPacked = 1 / 8;
 /** To pack and unpack so little takes longer than a link carries it whose round trip, with all that the target does in it, was once as short as this. */
 const soonBytes = 16 << 10;
 const nearMs = 1.5;
@@ -87,6 +90,8 @@ export class Sender {
   bytesOnWire = 0;
   /** Payloads that were packed and sent, and what has become of them. */
   readonly packed = { from: 0, to: 0 };
+  /** What is sent now becomes much smaller. */
+  packsWell = false;
   /** When the connection last took or brought bytes, or had nothing to do. */
   #movedAtMs = 0;
   #toTake = 0;
@@ -137,6 +142,7 @@ export class Sender {
         const smaller = made && made.length < payload.length ? made : undefined;
         const bytes = encodeStreamFrame(type, sequence, smaller ?? payload, smaller ? 1 : 0);
         this.packed.from += payload.length;
+        if (payload.length >= tellingBytes) this.packsWell = bytes.length < payload.length * wellPacked;
         release(payload.buffer);
         if (made) release(made.buffer);
         this.packed.to += bytes.length;

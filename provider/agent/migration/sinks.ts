@@ -1,7 +1,7 @@
 import { readSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { blockBytes, overlayLayout, virtualBytesIn } from "../vm/overlay";
-import { letGuestsGo } from "../vm/weight";
+import { Turns } from "../vm/weight";
 import { Bits } from "./bits";
 import { decodeRuns } from "./runs";
 import { StreamError } from "./stream";
@@ -21,6 +21,7 @@ export class MemorySink {
   #stale: Bits | undefined;
   /** Pages that come only when the guest runs. */
   readonly late: Bits;
+  readonly #turns = new Turns();
 
   private constructor(
     private readonly file: FileHandle,
@@ -71,8 +72,8 @@ export class MemorySink {
         this.#written.set(page, !zero);
         this.#stale?.set(page, false);
       }
+      if (!zero) this.#turns.worked(count * pageBytes);
     }
-    letGuestsGo();
   }
 
   /** Takes from the basis what is the same there. @returns which of the pages that is @throws StreamError */

@@ -73,8 +73,23 @@ const nap = new Int32Array(new SharedArrayBuffer(4));
  * In long work, within a millisecond or so: a guest that waits for this CPU has it now. Where the host looks only at its tick who goes first, it would
  * wait up to 4 ms for that.
  */
-export function letGuestsGo(): void {
+function letGuestsGo(): void {
   if (standing > 0) Atomics.wait(nap, 0, 0, napMs);
+}
+
+/** Work of so many bytes takes a quarter of a millisecond or so. */
+const turnBytes = 256 << 10;
+
+/** Long work in turns, after each of which guests have theirs. */
+export class Turns {
+  #bytes = 0;
+
+  worked(bytes: number): void {
+    this.#bytes += bytes;
+    if (this.#bytes < turnBytes) return;
+    this.#bytes = 0;
+    letGuestsGo();
+  }
 }
 
 /** Ends a process that its guest has left: taking its memory apart must not hold up that guest. Best effort, as all here. */
