@@ -31,7 +31,7 @@ export class RunBatch {
 
   constructor(private readonly unitBytes: number) {}
 
-  /** True when the batch should be sent. @param packsWell there may be as much in it as a frame can hold: each frame costs its sender half a millisecond */
+  /** True when the batch should be sent. @param packsWell there may be as much in it as a frame can hold: each has a cost of its own, whatever it holds */
   add(run: Run, packsWell = false): boolean {
     this.#runs.push(run);
     this.dataBytes += run.data?.length ?? (run.image === undefined ? 0 : imageRunBytes);

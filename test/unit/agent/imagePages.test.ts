@@ -41,6 +41,18 @@ describe("pages that the base image has", () => {
     ]);
   });
 
+  it("are found wherever the bytes lie in their buffer", async () => {
+    const bytes = image();
+    const pages = await ImagePages.of(at("image"));
+    for (const offset of [0, 1, 4, 7]) {
+      const data = Buffer.from(new ArrayBuffer(offset + 3 * page), offset, 3 * page);
+      bytes.copy(data, 0, 150 * page, 153 * page);
+      expect([...(pages?.split({ first: 8, count: 3, data }) ?? [])], `at ${offset}`).to.deep.equal([
+        { first: 8, count: 3, data: null, image: 150 },
+      ]);
+    }
+  });
+
   it("come to the target's copy as they are", async () => {
     const bytes = image();
     writeFileSync(at("memory"), "");

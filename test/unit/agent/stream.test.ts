@@ -1,6 +1,6 @@
 import { expect } from "chai";
 import { decodeFinal, encodeFinal } from "../../../provider/agent/migration/messages";
-import { decodeRuns, RunBatch } from "../../../provider/agent/migration/runs";
+import { decodeRuns, type Run, RunBatch } from "../../../provider/agent/migration/runs";
 import {
   encodeStreamFrame,
   type Frame,
@@ -107,6 +107,20 @@ describe("the migration stream's decoder", () => {
     expect(() => decodeRuns(of(11, 2, 0), 4096, 12, 32)).to.throw(StreamError, "outside of 12");
     expect(() => decodeRuns(of(10, 2, 30), 4096, 12)).to.throw(StreamError, "unknown kind");
     expect(() => decodeRuns(of(10, 2, 30).subarray(0, -1), 4096, 12, 32)).to.throw(StreamError, "less than its runs claim");
+  });
+
+  it("takes a batch as large as a frame can hold where that packs well, a quarter of it elsewhere", () => {
+    const run = (first: number): Run => ({ first, count: 64, data: Buffer.alloc(64 * 4096) });
+    for (const [packsWell, runs] of [
+      [false, 1],
+      [true, 4],
+    ] as const) {
+      const batch = new RunBatch(4096);
+      for (let i = 0; i < runs; i++) expect(batch.add(run(1 + 64 * i), packsWell), `run ${i}`).to.equal(i === runs - 1);
+      const payload = batch.take();
+      expect(payload.length).to.be.at.most(maxPayloadBytes);
+      expect(decodeRuns(payload, 4096, 1024).length).to.equal(runs);
+    }
   });
 
   it("refuses a last frame whose lengths do not add up", () => {
