@@ -80,6 +80,8 @@ export class CopyOut {
     [this.pages, this.payloadBytes] = [0, 0];
     const inquiry = how === "full" ? Inquiry.of(this.sender, "memory", pageBytes) : undefined;
     if (how === "scan") await this.tracking?.mark();
+    // A guest that stands waits for the first byte, too.
+    const addPages = (run: Run): boolean => pages.add(run, this.sender.packsWell && !isLast(how));
     const scan = this.memory.scan(how);
     let step = await scan.next();
     for (; !step.done; step = await scan.next()) {
@@ -92,12 +94,10 @@ export class CopyOut {
         const runs = !run ? [] : how === "full" && this.image ? this.image.split(run) : [run];
         for (const one of runs)
           for (const lacking of inquiry ? await inquiry.take(one) : [one])
-            if (pages.add(lacking, this.sender.packsWell)) await this.#send(frameType.memory, pages, how, sent);
+            if (addPages(lacking)) await this.#send(frameType.memory, pages, how, sent);
       }
     }
-    if (inquiry)
-      for await (const lacking of inquiry.rest())
-        if (pages.add(lacking, this.sender.packsWell)) await this.#send(frameType.memory, pages, how, sent);
+    if (inquiry) for await (const lacking of inquiry.rest()) if (addPages(lacking)) await this.#send(frameType.memory, pages, how, sent);
     if (!pages.isEmpty) await this.#send(frameType.memory, pages, how, sent);
     await this.#blocks(how, sent);
     // Without the marks: of a guest that stands they are made at once, and by the freeze.
