@@ -6,7 +6,7 @@ import { StreamError } from "./stream";
 
 /** First word of the source on each connection. */
 export const helloMessage = z.strictObject({
-  protocol: z.literal(4),
+  protocol: z.literal(5),
   m: z.string(),
   vm: z.uuid(),
   /** Changes when the source begins anew (its agent was restarted): the target then forgets what it counted. */
@@ -32,8 +32,9 @@ export const factMessage = z.strictObject({
   fact: z.enum(["STARTED", "SETTLED", "GONE", "FAULT", "ABORTED", "QUERY", "LOST", "CLOSED"]),
   m: z.string(),
   journalId: z.string(),
-  /** With STARTED: what the resume took on the target, and how many pages the guest still lacks there. */
+  /** With STARTED: what the resume took on the target, how long the guest has run since, and how many pages it still lacks there. */
   resumeMs: z.number().optional(),
+  agoMs: z.number().min(0).optional(),
   missing: z.int().optional(),
   /** With GONE and FAULT: why. */
   reason: z.string().optional(),

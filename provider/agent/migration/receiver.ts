@@ -15,14 +15,13 @@ const keepBytes = 512;
 const maxUnpackedEarly = 6;
 /** Up to here the way to another thread and back costs more than the work. */
 const atOnceBytes = 16 << 10;
-/** What a frame holds comes out in one piece: each piece is a way to the other thread and back. Few bytes seldom come to much. */
-const fewBytes = 2 << 10;
-const optionsFor = (bytes: number) => ({ maxOutputLength: maxPayloadBytes, chunkSize: bytes > fewBytes ? maxPayloadBytes : 64 << 10 });
+/** On another thread, what a frame holds comes out in one piece: each is a way there and back. Here, in pieces that the host need not make new memory for. */
+const optionsFor = (chunkSize: number) => ({ maxOutputLength: maxPayloadBytes, chunkSize });
 
 async function unpack({ codec, payload }: Frame): Promise<Buffer> {
   if (codec === 0) return payload;
-  const zstdOptions = optionsFor(payload.length);
-  return payload.length <= atOnceBytes ? zstdDecompressSync(payload, zstdOptions) : await decompress(payload, zstdOptions);
+  if (payload.length <= atOnceBytes) return zstdDecompressSync(payload, optionsFor(64 << 10));
+  return await decompress(payload, optionsFor(maxPayloadBytes));
 }
 
 export interface ReceiverEvents {

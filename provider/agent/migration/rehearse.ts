@@ -21,7 +21,7 @@ export function sweep(): void {
 /** Writes and reads a last frame and a fact like those that will come, so that the code for them is compiled before a guest waits for it. */
 export function rehearse(m: string, epoch: number): void {
   const page0 = Buffer.alloc(pageBytes, 1);
-  const fact: Fact = { fact: "STARTED", m, journalId: m, resumeMs: 1 };
+  const fact: Fact = { fact: "STARTED", m, journalId: m, resumeMs: 1, agoMs: 1 };
   const hash = createHash("sha256");
   for (let i = 0; i < times; i++) {
     decodeFinal(encodeFinal({ m, digest: hash.update(m).copy().digest("hex"), epoch, diskBlocks: 0, latePages: 0 }, page0));

@@ -1,4 +1,5 @@
 import { release } from "../../lib/release";
+import type { Bits } from "./bits";
 import { maxDataBytes, StreamError } from "./stream";
 import { checkWords } from "./words";
 
@@ -18,6 +19,8 @@ export interface Run {
 const kinds = { data: 1, zero: 2, image: 3, words: 4, late: 5 } as const;
 /** What stands for the bytes of a run that the image has. */
 const imageRunBytes = 8;
+/** What stands before a run's words. */
+const lengthBytes = 4;
 
 const runBytes = 16;
 const maxRuns = 4096;
@@ -79,7 +82,7 @@ function bytesOf({ data, isWords, image }: Run): Buffer[] {
 }
 
 function lengthOf(data: Buffer): Buffer {
-  const length = Buffer.alloc(4);
+  const length = Buffer.alloc(lengthBytes);
   length.writeUInt32BE(data.length);
   return length;
 }
@@ -91,40 +94,75 @@ function lengthOf(data: Buffer): Buffer {
  */
 export function decodeRuns(payload: Buffer, unitBytes: number, units: number, imagePages?: number): Run[] {
   if (payload.length < 4) throw new StreamError("a batch is cut short");
-  const count = payload.readUInt32BE(0);
+  // A guest may stand while this runs, in an agent whose engine optimizes nothing: a view's numbers are built in, a Buffer's are JavaScript.
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const count = view.getUint32(0);
   if (count > maxRuns || 4 + count * runBytes > payload.length) throw new StreamError(`a batch claims ${count} runs`);
   const runs: Run[] = [];
   let at = 4 + count * runBytes;
-  const take = (bytes: number): Buffer => {
+  /** Where the next so many bytes begin. */
+  const take = (bytes: number): number => {
     if (at + bytes > payload.length) throw new StreamError("a batch holds less than its runs claim");
     at += bytes;
-    return payload.subarray(at - bytes, at);
+    return at - bytes;
   };
   let left = units;
-  for (let i = 0; i < count; i++) {
-    const first = payload.readBigUInt64BE(4 + i * runBytes);
-    const length = payload.readUInt32BE(12 + i * runBytes);
-    const kind = payload.readUInt32BE(16 + i * runBytes);
-    if (length === 0 || first + BigInt(length) > BigInt(units))
-      throw new StreamError(`a run of ${length} at ${first} lies outside of ${units}`);
+  for (let i = 0, head = 4; i < count; i++, head += runBytes) {
+    const first = uint64(view, head);
+    const length = view.getUint32(head + 8);
+    const kind = view.getUint32(head + 12);
+    if (length === 0 || first + length > units) throw new StreamError(`a run of ${length} at ${first} lies outside of ${units}`);
     // Each unit stands in a batch once at most: a small batch cannot make much work.
     left -= length;
     if (left < 0) throw new StreamError("a batch names more than there is");
-    const run = { first: Number(first), count: length };
-    if (kind === kinds.data) runs.push({ ...run, data: take(length * unitBytes) });
-    else if (kind === kinds.zero) runs.push({ ...run, data: null });
-    else if (kind === kinds.late && imagePages !== undefined) runs.push({ ...run, data: null, isLate: true });
+    if (kind === kinds.data) {
+      const from = take(length * unitBytes);
+      runs.push({ first, count: length, data: payload.subarray(from, at) });
+    } else if (kind === kinds.zero) runs.push({ first, count: length, data: null });
+    else if (kind === kinds.late && imagePages !== undefined) runs.push({ first, count: length, data: null, isLate: true });
     else if (kind === kinds.image && imagePages !== undefined) {
-      const image = take(imageRunBytes).readBigUInt64BE();
-      if (image + BigInt(length) > BigInt(imagePages))
+      const image = uint64(view, take(imageRunBytes));
+      if (image + length > imagePages)
         throw new StreamError(`a run of ${length} at ${image} of the image lies outside of its ${imagePages}`);
-      runs.push({ ...run, data: null, image: Number(image) });
+      runs.push({ first, count: length, data: null, image });
     } else if (kind === kinds.words && imagePages !== undefined) {
-      const data = take(take(4).readUInt32BE());
+      const from = take(view.getUint32(take(lengthBytes)));
+      const data = payload.subarray(from, at);
       checkWords(data, length);
-      runs.push({ ...run, data, isWords: true });
+      runs.push({ first, count: length, data, isWords: true });
     } else throw new StreamError(`a run of unknown kind ${kind}`);
   }
   if (at !== payload.length) throw new StreamError("a batch holds more than its runs claim");
   return runs;
+}
+
+/**
+ * Whether a batch says of its runs that they bring pages, make them zero, or change what is there, and of no more than `pages`. Only its table is looked at:
+ * what it holds is checked by whoever puts it into place.
+ * @param there what is there; pages that it brings are added
+ */
+export function bringsOrChanges(payload: Buffer, pages: number, there: Bits): boolean {
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const count = payload.length < 4 ? 0 : view.getUint32(0);
+  if (count === 0 || 4 + count * runBytes > payload.length) return false;
+  let left = pages;
+  for (let i = 0, head = 4; i < count; i++, head += runBytes) {
+    const first = uint64(view, head);
+    const length = view.getUint32(head + 8);
+    const kind = view.getUint32(head + 12);
+    left -= length;
+    if (first === 0 || first + length > pages || left < 0) return false;
+    if (kind === kinds.zero) continue;
+    if (kind !== kinds.data && kind !== kinds.words) return false;
+    for (let page = first; page < first + length; page++) {
+      if (kind === kinds.data) there.set(page, true);
+      else if (!there.has(page)) return false;
+    }
+  }
+  return true;
+}
+
+/** Larger ones than a number can tell apart are far outside of every copy. */
+function uint64(view: DataView, at: number): number {
+  return view.getUint32(at) * 2 ** 32 + view.getUint32(at + 4);
 }

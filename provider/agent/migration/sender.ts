@@ -224,7 +224,7 @@ export class Sender {
     const socket = await this.dialOnce();
     const decoder = new StreamDecoder();
     const ready = deferred<Frame>();
-    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 4, ...this.hello }));
+    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 5, ...this.hello }));
     socket.on("data", (chunk: Buffer) => {
       this.#movedAtMs = performance.now();
       this.bytesOnWire += chunk.length;

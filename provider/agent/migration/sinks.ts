@@ -1,9 +1,10 @@
-import { readSync, writeSync } from "node:fs";
+import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
+import { join } from "node:path";
 import { blockBytes, overlayLayout, virtualBytesIn } from "../vm/overlay";
 import { Turns } from "../vm/weight";
 import { Bits } from "./bits";
-import { decodeRuns } from "./runs";
+import { bringsOrChanges, decodeRuns } from "./runs";
 import { StreamError } from "./stream";
 import { decodeSums, sumOf } from "./sums";
 import { putWords, type WordRun, wordRuns } from "./words";
@@ -13,6 +14,9 @@ const zeros = Buffer.alloc(64 * pageBytes);
 /** Pages on their way into a copy, from its image or as they were there. */
 const portion = Buffer.alloc(64 * pageBytes);
 const portionPages = portion.length / pageBytes;
+/** Batches that a guest's process puts into place itself (docs/formats/vm-process.md, `go`), and where they lie: it takes 128 KiB. */
+export const lastPages = "last.pages";
+const mostKept = 64 << 10;
 
 /** Writes pages of a guest into a target's memory file. Page 0, the header, is not its business. */
 export class MemorySink {
@@ -22,6 +26,11 @@ export class MemorySink {
   /** Pages that come only when the guest runs. */
   readonly late: Bits;
   readonly #turns = new Turns();
+  /** Where the guest's process looks for the last batches, if they are small. */
+  #lastFd: number | undefined;
+  /** Those that came last, not put into place yet. */
+  #kept: Buffer[] = [];
+  #keptBytes = 0;
 
   private constructor(
     private readonly file: FileHandle,
@@ -48,15 +57,46 @@ export class MemorySink {
     return this.basis !== undefined;
   }
 
+  /**
+   * The source is about to freeze the guest: from here on batches are kept while they are small. They are left to the guest's process, which has the memory
+   * mapped: to put 42 changed pages into place takes an agent a millisecond (V8 optimizes nothing there), and such a process next to nothing.
+   */
+  keepLast(runFolder: string): void {
+    this.#lastFd ??= openSync(join(runFolder, lastPages), "w", 0o600);
+  }
+
   /** A source that begins anew sends all it has; what it does not send again must become zero. */
   begin(): void {
+    this.#takeKept();
     this.#stale = new Bits(this.#pages);
     this.#written.bytes.copy(this.#stale.bytes);
     this.late.clear();
   }
 
-  /** tmpfs: writing is copying, so it is done at once. @throws StreamError */
+  /** @throws StreamError */
   apply(payload: Buffer): void {
+    if (this.#mayKeep(payload)) {
+      this.#kept.push(Buffer.from(payload));
+      this.#keptBytes += payload.length;
+      return;
+    }
+    for (const kept of this.#takeKept()) this.#put(kept);
+    this.#put(payload);
+  }
+
+  #mayKeep(payload: Buffer): boolean {
+    if (this.#lastFd === undefined || this.#keptBytes + payload.length > mostKept || this.#stale || this.late.count > 0) return false;
+    return bringsOrChanges(payload, this.#pages, this.#written);
+  }
+
+  #takeKept(): Buffer[] {
+    const kept = this.#kept;
+    [this.#kept, this.#keptBytes] = [[], 0];
+    return kept;
+  }
+
+  /** tmpfs: writing is copying, so it is done at once. */
+  #put(payload: Buffer): void {
     for (const { first, count, data, isWords, isLate, image } of decodeRuns(payload, pageBytes, this.#pages, this.image.pages)) {
       if (first === 0) throw new StreamError("page 0 does not travel as memory");
       if (data && isWords) this.#change(first, count, data);
@@ -78,6 +118,7 @@ export class MemorySink {
 
   /** Takes from the basis what is the same there. @returns which of the pages that is @throws StreamError */
   takeHeld(payload: Buffer): Buffer {
+    for (const kept of this.#takeKept()) this.#put(kept);
     const asked = decodeSums(payload, this.#pages, 1);
     const held = new Bits(asked.length);
     const page = portion.subarray(0, pageBytes);
@@ -92,15 +133,23 @@ export class MemorySink {
     return held.bytes;
   }
 
-  /** All pages are here: what an earlier stream left over goes, then the header is written. */
-  finish(page0: Buffer): void {
+  /**
+   * All pages are here: what an earlier stream left over goes, then the header is written.
+   * @returns whether the last batches lie where the guest's process looks for them
+   */
+  finish(page0: Buffer): boolean {
     for (let page = 1; this.#stale && page < this.#pages; page++) {
       if (this.#stale.has(page)) writeAll(this.file.fd, zeros.subarray(0, pageBytes), page * pageBytes);
     }
     writeAll(this.file.fd, page0, 0);
+    if (this.#kept.length === 0 || this.#lastFd === undefined) return false;
+    writeAll(this.#lastFd, Buffer.concat(this.#kept), 0);
+    return true;
   }
 
   async close(): Promise<void> {
+    if (this.#lastFd !== undefined) closeSync(this.#lastFd);
+    this.#lastFd = undefined;
     await this.file.close();
     await this.image.file.close();
     await this.basis?.close();
@@ -114,13 +163,13 @@ export class MemorySink {
     for (let done = 0; done < count; done += portionPages) {
       const pages = Math.min(portionPages, count - done);
       const { runs, end } = wordRuns(words, at, pages);
-      this.#put(words, runs, (first + done) * pageBytes, pages);
+      this.#putWords(words, runs, (first + done) * pageBytes, pages);
       at = end;
     }
   }
 
   /** Where there are few, the words by themselves: to read and to write all of it is two calls. */
-  #put(words: Buffer, runs: readonly WordRun[], at: number, pages: number): void {
+  #putWords(words: Buffer, runs: readonly WordRun[], at: number, pages: number): void {
     if (runs.length <= 2) {
       for (const { to, from, bytes } of runs) writeAll(this.file.fd, words.subarray(from, from + bytes), at + to);
       return;

@@ -33,6 +33,8 @@ import { Watchers } from "./watchers";
 const reconnectMs = 30_000;
 const connectTries = 5;
 const reconnectAfterReleaseMs = 600_000;
+/** From the last frame on, for frames that come for the guest here. */
+const passAfterMs = 3;
 /** One outgoing attempt, from `move.start` to its end. */
 export class SourceJob implements MoveJob, SourceSteps {
   readonly side = "source";
@@ -237,8 +239,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks, latePages };
     await this.#sender.send(frameType.final, encodeFinal(message, page0), "soon");
     const { control } = this.#live ?? {};
-    // Not before it is on its way.
-    if (control) setImmediate(() => passFrames(control, file.spec, this.request.target.address, this.#sender.ports));
+    // The target's CPU may be this one: not before the guest can run there. What comes for it until then is kept by the host.
+    if (control) setTimeout(() => passFrames(control, file.spec, this.request.target.address, this.#sender.ports), passAfterMs);
     this.#turn?.[Symbol.dispose]();
     this.#waitForDoubt();
   }
@@ -264,7 +266,7 @@ export class SourceJob implements MoveJob, SourceSteps {
   async resume(): Promise<void> {
     const fact = await Promise.race([this.#started.promise, this.#settled.promise]);
     const { standstill } = this.#outgoing;
-    standstill.end(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`);
+    standstill.end(`${fact.fact}, ${fact.resumeMs?.toFixed(1) ?? "?"} of it resuming`, fact.agoMs ?? 0);
     this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, msAfterFreeze: standstill.marks }, "the frozen part");
     if (fact.fact !== "GONE") this.#live?.sessions.lose("the VM moved", this.request.target.host);
     this.#report({ downtimeMs: standstill.totalMs });

@@ -14,8 +14,10 @@ export class Standstill {
     if (this.#sinceMs !== undefined) this.marks[what] = Math.round(10 * (performance.now() - this.#sinceMs)) / 10;
   }
 
-  end(what: string): void {
-    this.mark(what);
-    if (this.#sinceMs !== undefined) this.totalMs = performance.now() - this.#sinceMs;
+  /** @param agoMs it ended so long ago */
+  end(what: string, agoMs: number): void {
+    if (this.#sinceMs === undefined) return;
+    this.totalMs = performance.now() - this.#sinceMs - agoMs;
+    this.marks[what] = Math.round(10 * this.totalMs) / 10;
   }
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { TLSSocket } from "node:tls";
 import { messageOf } from "../../lib/errors";
 import { deferred } from "../../lib/time";
@@ -9,7 +10,7 @@ import type { LiveVm } from "../vm/live";
 import { killProcess } from "../vm/process";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
-import { standBack } from "../vm/weight";
+import { guestsTurnMs, standBack } from "../vm/weight";
 import { answerAttempt } from "./courier";
 import { decideTarget } from "./decide";
 import { Filling, missingMap, writeMissing } from "./filling";
@@ -21,15 +22,13 @@ import { Receiver } from "./receiver";
 import { rehearse, sweep } from "./rehearse";
 import { reservePlace } from "./reserve";
 import { completeIncoming, sayGone, settleIncoming } from "./settle";
-import { basisOf, type DiskSink, type MemorySink, prepareHeader } from "./sinks";
+import { basisOf, type DiskSink, lastPages, type MemorySink, prepareHeader } from "./sinks";
 import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream";
 
 /** Nobody came for the copy: it is refused, which a target may do at any time before it runs. */
 const idleLimitMs = 300_000;
 /** How long a source that heard GONE may take to say its last word. */
 const lastWordMs = 10_000;
-/** What a guest that goes on has to itself, to announce itself and answer what has waited. */
-const guestsTurnMs = 10;
 /** A SETTLED that could not be written is tried again. */
 const settleAgainMs = 5_000;
 
@@ -244,6 +243,7 @@ export class TargetJob implements MoveJob {
     await giveKeys(this.live.control, this.needs.spec, before, wirings);
     // The source is about to freeze the guest.
     this.#disk?.finish();
+    this.#memory?.keepLast(this.vm.paths.run);
     rehearse(this.m, this.needs.epochTarget);
     sweep();
   }
@@ -267,15 +267,17 @@ export class TargetJob implements MoveJob {
     const begun = performance.now();
     this.#disk.finish();
     if (late.count > 0) writeMissing(this.vm.paths, late);
-    this.#memory.finish(prepareHeader(page0, this.m, this.needs.epochTarget));
-    const writtenMs = performance.now() - begun;
-    await this.#go(late.count);
+    const last = this.#memory.finish(prepareHeader(page0, this.m, this.needs.epochTarget));
+    await this.#go({ last: last ? lastPages : undefined, missing: late.count > 0 ? missingMap : undefined });
     // A guest that lacks nothing is here for good.
     this.#isFull = late.count === 0;
     this.#started = true;
     clearTimeout(this.#idle);
     const runningMs = performance.now() - begun;
-    this.#tellStarted({ resumeMs: runningMs, ...(late.count > 0 && { missing: late.count }) });
+    // The guest goes first: it may share its CPU with what follows, here and at the source's agent.
+    if (late.count === 0) await sleep(guestsTurnMs);
+    const missing = late.count > 0 ? { missing: late.count } : {};
+    this.#tellStarted({ resumeMs: runningMs, agoMs: performance.now() - begun - runningMs, ...missing });
     this.live.openChannels(this.vm.context, this.#calm.promise);
     if (late.count > 0) {
       // For an agent that comes later. Not awaited: the guest may stand for a page by now.
@@ -286,18 +288,16 @@ export class TargetJob implements MoveJob {
       await heldAt(this.vm.context, "filling");
       return;
     }
-    // Not awaited by the stream: the source's facts must be heard meanwhile. And the guest goes first: it may share its CPU with what follows.
-    setTimeout(() => {
-      this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, writtenMs, runningMs }, "the guest runs here");
-      void this.#settle(spec);
-    }, guestsTurnMs);
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, runningMs }, "the guest runs here");
+    // Not awaited by the stream: the source's facts must be heard meanwhile.
+    void this.#settle(spec);
   }
 
   /** Whatever the process answers, or whether it does: the header tells if the copy runs. */
-  async #go(missing: number): Promise<void> {
+  async #go(how: { last: string | undefined; missing: string | undefined }): Promise<void> {
     this.#going = true;
     try {
-      await this.live.control.say("go", { attempt: this.m, ...(missing > 0 && { missing: missingMap }) });
+      await this.live.control.say("go", { attempt: this.m, ...how });
     } catch (error) {
       const step = decideTarget("RESERVED", await this.vm.copyState(), this.vm.live !== undefined);
       if (step !== "settle" && step !== "fill") {
@@ -307,7 +307,7 @@ export class TargetJob implements MoveJob {
     }
   }
 
-  #tellStarted(more: Pick<Fact, "resumeMs" | "missing">): void {
+  #tellStarted(more: Pick<Fact, "resumeMs" | "agoMs" | "missing">): void {
     this.#receiver.tell({ fact: "STARTED", m: this.m, journalId: this.vm.context.journalId, ...more });
   }
 

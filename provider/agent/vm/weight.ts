@@ -13,6 +13,8 @@ const usualNice = 4;
 const backNice = 19;
 /** Not less: its end is waited for. */
 const leavingNice = 10;
+/** What a guest that goes on has to itself, to announce itself and answer what has waited. */
+export const guestsTurnMs = 10;
 /** The host takes one such word in so long, of all sessions; of root any. */
 const hostTakesMs = 100;
 const againMs = hostTakesMs / 2;
