@@ -151,7 +151,7 @@ export function bringsOrChanges(payload: Buffer, pages: number, there: Bits): bo
     const length = view.getUint32(head + 8);
     const kind = view.getUint32(head + 12);
     left -= length;
-    if (first === 0 || first + length > pages || left < 0) return false;
+    if (first === 0 || length === 0 || first + length > pages || left < 0) return false;
     if (kind === kinds.zero) continue;
     if (kind !== kinds.data && kind !== kinds.words) return false;
     for (let page = first; page < first + length; page++) {
