@@ -1,7 +1,6 @@
 /** Freezing a guest and going on in another process: what the guest notices (nothing), and who may do what when. */
-import { closeSync, openSync, readFileSync, readSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, rmSync, statSync, writeSync } from "node:fs";
 import { expect } from "chai";
-import { RunBatch } from "../../provider/agent/migration/runs";
 import { type ControlError, refused } from "./support/control";
 import { baseWithLoad, loadCounts, loadGoesOn, startLoad } from "./support/load";
 import { incoming, release, resumeElsewhere, resumeHere } from "./support/move";
@@ -44,20 +43,6 @@ function addressesIn(file: string, ranges: readonly Range[]): string[] {
   }
   return found;
 }
-
-const page = 4096;
-
-function writePage(file: string, n: number, bytes: Buffer): void {
-  const fd = openSync(file, "r+");
-  writeSync(fd, bytes, 0, page, n * page);
-  closeSync(fd);
-}
-
-/** Eight neighbouring words of a page, as if they had changed. */
-const wordsOf = (bytes: Buffer, piece: number): Buffer =>
-  Buffer.concat([Buffer.alloc(64).fill(0xff, piece, piece + 1), bytes.subarray(64 * piece, 64 * (piece + 1))]);
-
-const holds = (bytes: Buffer, n: number): boolean => bytes.subarray(n * page, (n + 1) * page).some((byte) => byte !== 0);
 
 describe("a guest under load, moved again and again", function () {
   this.timeout(300_000);
@@ -232,13 +217,13 @@ describe("a process that waits for a guest", function () {
   this.timeout(60_000);
 
   /** A released guest, made ready to come, whose header a test then damages. */
-  async function waiting(change: (header: Buffer, file: string) => void): Promise<{ vm: Vm; attempt: string }> {
+  async function waiting(change: (header: Buffer) => void): Promise<{ vm: Vm; attempt: string }> {
     const first = await Vm.boot();
     const attempt = await release(first);
     const file = openSync(first.path("memory"), "r+");
     const header = Buffer.alloc(4096);
     readSync(file, header, 0, 4096, 0);
-    change(header, first.path("memory"));
+    change(header);
     writeSync(file, header, 0, 4096, 0);
     closeSync(file);
     return { vm: await incoming(first.folder, attempt, 2), attempt };
@@ -290,75 +275,6 @@ describe("a process that waits for a guest", function () {
     });
     expect(text).to.match(/lacks: avx512er,xstate40/);
     expect([code, state]).to.deep.equal([77, "part"]);
-  });
-
-  it("puts the pages that changed last into their places, once it has looked through them", async () => {
-    // All variables of the kernel, and a page that lies where the process maps nothing: a piece of each is of no use, and what mends that comes with `go`.
-    const mended = new RunBatch(page);
-    let zero = 0;
-    let stubs = 1;
-    const { vm, attempt } = await waiting((_, file) => {
-      const memory = readFileSync(file);
-      const there = (n: number): Buffer => Buffer.from(memory.subarray(n * page, (n + 1) * page));
-      // Before the variables, the code that stubs run is all of the kernel's image that is in the memory.
-      while (!holds(memory, stubs)) stubs += 1;
-      const numbers = [stubs, ...Array.from({ length: 512 }, (_, i) => 512 * 4 + i)].filter((n) => holds(memory, n));
-      expect(numbers.length).to.be.greaterThan(50);
-      for (const n of numbers) {
-        const piece = (7 * n) % 64;
-        const was = there(n);
-        if (n % 64 === 5) mended.add({ first: n, count: 1, data: was });
-        else mended.add({ first: n, count: 1, data: wordsOf(was, piece), isWords: true });
-        memory.fill(0xa5, n * page + 64 * piece, n * page + 64 * (piece + 1));
-      }
-      zero = memory.length / page - 1;
-      while (holds(memory, zero)) zero -= 1;
-      mended.add({ first: zero, count: 1, data: null });
-      memory.fill(0xa5, zero * page, (zero + 1) * page);
-      for (const n of [...numbers, zero]) writePage(file, n, there(n));
-    });
-    try {
-      await using control = await vm.control();
-      const list = mended.take();
-      const last = vm.path("last");
-      const runs = list.readUInt32BE();
-      const set = (at: number, hex: string): Buffer =>
-        Buffer.concat([list.subarray(0, at), Buffer.from(hex, "hex"), list.subarray(at + hex.length / 2)]);
-      const wrong: Readonly<Record<string, Buffer>> = {
-        cut: list.subarray(0, -1),
-        longer: Buffer.concat([list, Buffer.alloc(3)]),
-        "page 0": set(4, "0000000000000000"),
-        outside: set(4, "1000000000000000"),
-        "no pages": set(12, "00000000"),
-        "all pages": set(12, "ffffffff"),
-        "of the image": set(16, "00000003"),
-        late: set(16, "00000005"),
-        "more runs": set(0, "ffffffff"),
-        "more words": set(4 + 16 * runs, "ffffffff"),
-        "another bitmap": set(8 + 16 * runs, "fe"),
-      };
-      for (const [how, bytes] of Object.entries(wrong)) {
-        writeFileSync(last, bytes);
-        const said = await control.request("go", { attempt, last }).then(
-          () => "it went",
-          (error: Error) => error.message,
-        );
-        expect(said, how).to.match(/bad-value last: not pages of this memory: Invalid argument/);
-      }
-      expect(await refused(control.request("go", { attempt, last: "nothing" }))).to.equal("bad-value");
-      expect((await control.request("status")).state).to.equal("part");
-      writeFileSync(last, list);
-      await control.request("go", { attempt, last });
-      expect(await vm.shell("echo runs")).to.equal("runs\n");
-      expect(
-        readFileSync(vm.path("memory"))
-          .subarray(stubs * page, (stubs + 1) * page)
-          .includes(Buffer.alloc(64, 0xa5)),
-      ).to.equal(false);
-    } finally {
-      await vm[Symbol.asyncDispose]();
-      rmSync(vm.folder, { recursive: true, force: true });
-    }
   });
 
   it("goes for its own attempt only, and refuses for good when told so", async () => {
