@@ -126,7 +126,7 @@ export class Sender {
 
   /**
    * Sends a numbered frame, in order; resolves when the next may be made. The payload is given away.
-   * @param how `soon`: a guest waits for it, and little goes as it is where the target is near
+   * @param how `soon`: a guest waits for it; little goes before anything else is done, and as it is where the target is near
    * @returns its number
    * @throws what ended the stream
    */
@@ -134,6 +134,7 @@ export class Sender {
     await this.#until(() => this.#unackedBytes < windowBytes && this.#compressing < maxCompressing);
     this.#compressing += 1;
     const sequence = ++this.#sequence;
+    const goesAtOnce = how === "soon" && payload.length <= atOnceBytes;
     const asItIs = how === "soon" && payload.length <= soonBytes && this.nearestMs < nearMs;
     const packed = asItIs ? undefined : pack(payload);
     this.#tail = this.#tail
@@ -153,6 +154,8 @@ export class Sender {
         this.#tick();
       });
     this.#tail.catch((error: unknown) => this.#fail(error instanceof Error ? error : new Error(String(error))));
+    // Whoever sends it has more to do than to wait, but that can wait.
+    if (goesAtOnce) await this.#tail;
     return sequence;
   }
 

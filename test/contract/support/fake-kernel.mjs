@@ -32,31 +32,21 @@ const values = Object.fromEntries(
   argv.filter((w) => w.includes("=")).map((w) => [w.slice(0, w.indexOf("=")), w.slice(w.indexOf("=") + 1)]),
 );
 
-const u64 = (fd, at) => {
-  const b = Buffer.alloc(8);
-  readSync(fd, b, 0, 8, at);
-  return Number(b.readBigUInt64LE());
+const bytesAt = (fd, at, size) => {
+  const b = Buffer.alloc(size);
+  readSync(fd, b, 0, size, at);
+  return b;
 };
-const put64 = (fd, at, v) => {
-  const b = Buffer.alloc(8);
-  b.writeBigUInt64LE(BigInt(v));
-  writeSync(fd, b, 0, 8, at);
+const bytesOf = (value, size) => {
+  const b = Buffer.alloc(size);
+  b.writeUIntLE(value, 0, Math.min(size, 6));
+  return b;
 };
-const stateOf = (fd) => {
-  const b = Buffer.alloc(4);
-  readSync(fd, b, 0, 4, 8);
-  return b.readUInt32LE();
-};
-const putState = (fd, s) => {
-  const b = Buffer.alloc(4);
-  b.writeUInt32LE(s);
-  writeSync(fd, b, 0, 4, 8);
-};
-const text = (fd, at) => {
-  const b = Buffer.alloc(64);
-  readSync(fd, b, 0, 64, at);
-  return b.toString("latin1").replace(/\0.*$/s, "");
-};
+const u64 = (fd, at) => Number(bytesAt(fd, at, 8).readBigUInt64LE());
+const put64 = (fd, at, v) => writeSync(fd, bytesOf(v, 8), 0, 8, at);
+const stateOf = (fd) => bytesAt(fd, 8, 4).readUInt32LE();
+const putState = (fd, s) => writeSync(fd, bytesOf(s, 4), 0, 4, 8);
+const text = (fd, at) => bytesAt(fd, at, 64).toString("latin1").replace(/\0.*$/s, "");
 const putText = (fd, at, t) => {
   const b = Buffer.alloc(64);
   b.write(t, "latin1");
@@ -185,8 +175,7 @@ function run() {
   }
 
   function openMap() {
-    const bitmap = Buffer.alloc(bitmapBytes);
-    readSync(disk, bitmap, 0, bitmapBytes, page);
+    const bitmap = bytesAt(disk, page, bitmapBytes);
     const bytes = Buffer.alloc(24 + 4 * blocks);
     bytes.write("MOBIMAP1");
     bytes.writeBigUInt64LE(1n, 8);
@@ -211,9 +200,7 @@ function run() {
       const data = Buffer.alloc(block, n & 255);
       data.writeBigUInt64LE(BigInt(n));
       writeSync(disk, data, 0, block, dataAt + i * block);
-      const e = Buffer.alloc(4);
-      e.writeUInt32LE(u64(map, 8));
-      writeSync(map, e, 0, 4, 24 + 4 * i);
+      writeSync(map, bytesOf(u64(map, 8), 4), 0, 4, 24 + 4 * i);
     }
   }
   function stop() {
@@ -221,8 +208,7 @@ function run() {
     guest = null;
   }
   function bits() {
-    const stamps = Buffer.alloc(4 * blocks);
-    readSync(map, stamps, 0, stamps.length, 24);
+    const stamps = bytesAt(map, 24, 4 * blocks);
     const bitmap = Buffer.alloc(bitmapBytes);
     for (let i = 0; i < blocks; i++) if (stamps.readUInt32LE(4 * i)) bitmap[i >> 3] |= 1 << (i & 7);
     writeSync(disk, bitmap, 0, bitmapBytes, page);
@@ -236,11 +222,23 @@ function run() {
     guest = setInterval(tick, 2);
   }
 
+  /** Payloads of MEMORY (docs/formats/migration-stream.md), one after the other; `track` tells of no words. */
+  function putLast(list) {
+    for (let at = 0; at < list.length; ) {
+      let head = at + 4;
+      at = head + 16 * list.readUInt32BE(at);
+      for (const end = at; head < end; head += 16) {
+        const [first, bytes, kind] = [Number(list.readBigUInt64BE(head)), page * list.readUInt32BE(head + 8), list.readUInt32BE(head + 12)];
+        if (kind > 2) throw ["bad-value", `a run of kind ${kind}`];
+        writeSync(fd, kind === 1 ? list.subarray(at, at + bytes) : Buffer.alloc(bytes), 0, bytes, first * page);
+        if (kind === 1) at += bytes;
+      }
+    }
+  }
+
   /** Does what the guest says it wrote stand on its disk? */
   function checked() {
     const n = u64(fd, 10 * page);
-    const bitmap = Buffer.alloc(bitmapBytes);
-    readSync(disk, bitmap, 0, bitmapBytes, page);
     for (let k = Math.max(1, Math.floor(n / 10) - 15); k <= Math.floor(n / 10); k++) {
       const i = k % Math.min(blocks, 16);
       if (u64(disk, dataAt + i * block) !== k * 10) return `block ${i} holds ${u64(disk, dataAt + i * block)}, not ${k * 10}`;
@@ -297,6 +295,7 @@ function run() {
     go: (a) => {
       if (fault("no-go")) throw ["failed", "told so"];
       if (stateOf(fd) !== 0 || text(fd, 32) !== a.attempt) throw ["bad-state", "not that copy"];
+      if (a.last) putLast(readFileSync(a.last));
       const bad = checked();
       if (bad !== "ok") console.error(`BAD COPY: ${bad}`);
       appendFileSync("checks", `${bad}\n`);
