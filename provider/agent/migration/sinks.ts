@@ -14,7 +14,7 @@ const zeros = Buffer.alloc(64 * pageBytes);
 /** Pages on their way into a copy, from its image or as they were there. */
 const portion = Buffer.alloc(64 * pageBytes);
 const portionPages = portion.length / pageBytes;
-/** Batches that a guest's process puts into place itself (docs/formats/vm-process.md, `go`), and where they lie: it takes 128 KiB. */
+/** Batches that a guest's process puts into place itself (docs/formats/vm-process.md, `go`), and where they lie: it takes less than 128 KiB. */
 export const lastPages = "last.pages";
 const mostKept = 64 << 10;
 
