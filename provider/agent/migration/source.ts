@@ -33,6 +33,7 @@ import { Watchers } from "./watchers";
 const reconnectMs = 30_000;
 const connectTries = 5;
 const reconnectAfterReleaseMs = 600_000;
+
 /** One outgoing attempt, from `move.start` to its end. */
 export class SourceJob implements MoveJob, SourceSteps {
   readonly side = "source";
@@ -312,10 +313,9 @@ export class SourceJob implements MoveJob, SourceSteps {
     await this.#sender.send(frameType.spec, Buffer.from(JSON.stringify(spec)));
   }
 
-  /** From its release on, the guest's process passes on by itself what comes for it here: it is there before the guest is, which then answers first of all. */
+  /** From its release on, the guest's process passes on by itself what comes for it here. */
   async #passFrames(): Promise<void> {
-    const { file } = this.vm;
-    if (this.#live && file) await passFrames(this.#live.control, file.spec, this.request.target.address, this.#sender.ports);
+    if (this.#live) await passFrames(this.#live.control, this.vm.file?.spec, this.request.target.address, this.#sender.ports);
   }
 
   #control(): LiveVm["control"] {
