@@ -207,7 +207,9 @@ export class SourceJob implements MoveJob, SourceSteps {
 
   async freeze(): Promise<void> {
     const deadmanMs = Math.ceil(Math.max(10_000, 5 * (this.#convergence.rounds.at(-1)?.ms ?? 0)));
-    await Promise.all([this.#convergence.lift(), this.#passFrames()]);
+    await this.#convergence.lift();
+    // From its release on, the guest's process passes on by itself what comes for it here.
+    await passFrames(this.#control(), this.vm.file?.spec, this.request.target.address, this.#sender.ports);
     this.#abort.signal.throwIfAborted();
     // The scanner is asked first: it begins when the guest stands, and need not hear of that from here.
     const how = { attempt: this.m, deadmanMs, ...(this.#late && { late: 1 }), ...this.#outgoing.beginLast(this.#late) };
@@ -253,7 +255,6 @@ export class SourceJob implements MoveJob, SourceSteps {
       if (this.vm.job !== this) return copy.close();
       await this.#outgoing.pass("full");
       await copy.readPage0();
-      await this.#passFrames();
       await this.release();
     };
     // The target may have it all already and say so: then the rest need not go out.
@@ -311,11 +312,6 @@ export class SourceJob implements MoveJob, SourceSteps {
     if (spec === this.#spec) return;
     this.#spec = spec;
     await this.#sender.send(frameType.spec, Buffer.from(JSON.stringify(spec)));
-  }
-
-  /** From its release on, the guest's process passes on by itself what comes for it here. */
-  async #passFrames(): Promise<void> {
-    if (this.#live) await passFrames(this.#live.control, this.vm.file?.spec, this.request.target.address, this.#sender.ports);
   }
 
   #control(): LiveVm["control"] {
