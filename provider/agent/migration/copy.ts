@@ -2,17 +2,15 @@ import { open } from "node:fs/promises";
 import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
 import type { Vm } from "../vm/vm";
 import { standBack, Turns } from "../vm/weight";
+import type { DirectWay } from "./direct";
 import { ImagePages } from "./imagePages";
 import { Inquiry } from "./inquiry";
 import { type Run, RunBatch } from "./runs";
-import { DiskScanner, MemoryScanner } from "./scan";
+import { DiskScanner, MemoryScanner, type ScanKind } from "./scan";
 import type { Sender } from "./sender";
 import { pageBytes } from "./sinks";
 import { frameType } from "./stream";
 import { Tracking } from "./tracking";
-
-/** All that is present (the first time, but for what is marked); what changed since; the same as soon as the guest stands, and its page 0; of that, what may travel late only by its numbers. */
-export type ScanKind = "full" | "scan" | "scan frozen" | "scan frozen late";
 
 /** A source's copy on its way out: looks for what changed, and sends it. */
 export class CopyOut {
@@ -57,6 +55,21 @@ export class CopyOut {
   /** Whether the last pass may leave something for later. */
   get mayBeLate(): boolean {
     return this.tracking?.mayBeLate === true;
+  }
+
+  /** Whether the last pass could go another way: it is the guest's kernel that says what has changed. */
+  get mayBeDirect(): boolean {
+    return this.tracking !== undefined;
+  }
+
+  /** The next pass may go there directly. */
+  leadOn(way: DirectWay): void {
+    this.memory.leadOn(way, this.disk.epoch, this.vm.paths.diskMap);
+  }
+
+  /** Bytes that went directly. */
+  get sentDirectly(): number {
+    return this.memory.sentDirectly;
   }
 
   /** Blocks that the next pass is to send. */
@@ -149,4 +162,4 @@ export class CopyOut {
   }
 }
 
-const isLast = (how: ScanKind): boolean => how === "scan frozen" || how === "scan frozen late";
+const isLast = (how: ScanKind): boolean => how.startsWith("scan frozen");

@@ -4,9 +4,17 @@ import { type FileHandle, open } from "node:fs/promises";
 import type { Readable, Writable } from "node:stream";
 import { release } from "../../lib/release";
 import { AgentFault } from "../errors";
+import { socketName } from "../link/wire";
 import { blockBytes, overlayLayout } from "../vm/overlay";
+import type { DirectWay } from "./direct";
 import type { Run } from "./runs";
 import { pageBytes } from "./sinks";
+
+/**
+ * All that is present (the first time, but for what is marked); what changed since; the same as soon as the guest stands, and its page 0; of that, what may
+ * travel late only by its numbers; or all of it sent on directly, too, before it is told.
+ */
+export type ScanKind = "full" | "scan" | "scan frozen" | "scan frozen late" | "scan frozen direct";
 
 const recordBytes = 16;
 const maxPagesAtOnce = 64;
@@ -89,6 +97,8 @@ export class MemoryScanner {
   /** Begun, and not all of it here. */
   #record: Record | undefined;
   #isAsked = false;
+  /** Of the last pages, what the scanner has sent directly. */
+  sentDirectly = 0;
 
   /** @param map of a tracking session, whose pages alone are then looked at; a full scan looks at all */
   constructor(kernel: string, memory: string, map?: string) {
@@ -111,11 +121,16 @@ export class MemoryScanner {
     );
   }
 
+  /** Where the last pages may go directly, unless a block has changed since the disk's epoch. */
+  leadOn({ address, port, key }: DirectWay, epoch: number, diskMap: string): void {
+    this.#in.write(`direct ${socketName(address, port)},${key},${epoch},${diskMap}\n`);
+  }
+
   /**
    * Asks; `frozen` waits until the guest is, and includes page 0; `late` only names pages that may travel late. Gives the runs in the portions in which they
    * come; they must be read to the end before the next question.
    */
-  async *scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): AsyncGenerator<readonly Run[], ScanEnd> {
+  async *scan(how: ScanKind): AsyncGenerator<readonly Run[], ScanEnd> {
     this.#in.write(`${how}\n`);
     this.#isAsked = true;
     for (;;) {
@@ -143,6 +158,10 @@ export class MemoryScanner {
     if (kind === 0) return { pages, scanMs: first / 1e6 };
     if (kind === 2) return { first, count: pages, data: null };
     if (kind === 4) return { first, count: pages, data: null, isLate: true };
+    if (kind === 5) {
+      this.sentDirectly = first;
+      return this.#next();
+    }
     throw new AgentFault("failed", "look for changed pages", `the scanner sent a record of kind ${kind}`);
   }
 
@@ -221,6 +240,11 @@ export class DiskScanner {
     const blocks = this.#stampedFrom(this.#from);
     this.#from = epoch + 1;
     return blocks;
+  }
+
+  /** What is written from here on has this epoch or a later one. */
+  get epoch(): number {
+    return this.#from;
   }
 
   /** How many blocks were written since the last question; asks none. */

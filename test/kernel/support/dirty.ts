@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import type { ScanKind } from "../../../provider/agent/migration/scan";
 import { checkWords, putWords, wordRuns } from "../../../provider/agent/migration/words";
 import type { ControlClient, Reply } from "./control";
 import { kernelPath, type Vm } from "./vm";
@@ -24,6 +25,8 @@ export interface Scanned {
   readonly compared: number;
   /** Pages that it told as late, in order. */
   readonly late: readonly number[];
+  /** Bytes that it sent directly. */
+  readonly sent: number;
 }
 
 /** `linux tool track`, with a copy of the memory made from nothing but what it tells. */
@@ -61,21 +64,28 @@ export class TrackReader implements AsyncDisposable {
     return new TrackReader(child, map, pages * PAGE);
   }
 
+  /** @param way TO,KEY,EPOCH,DISKMAP */
+  leadOn(way: string): void {
+    this.child.stdin?.write(`direct ${way}\n`);
+  }
+
   /** @throws Error when it ends: with what it says, as `missed: page N` */
-  async scan(how: "full" | "scan" | "scan frozen" | "scan frozen late"): Promise<Scanned> {
+  async scan(how: ScanKind): Promise<Scanned> {
     const late: number[] = [];
+    let sent = 0;
     const before = how === "full" ? 0n : this.looked();
     this.child.stdin?.write(`${how}\n`);
     for (;;) {
       const record = await this.read(RECORD_BYTES);
       const [kind, pages, first] = [record.readUInt32LE(0), record.readUInt32LE(4), Number(record.readBigUInt64LE(8))];
-      if (kind === 0) return { told: pages, compared: how === "full" ? 0 : Number(this.looked() - before), late };
+      if (kind === 0) return { told: pages, compared: how === "full" ? 0 : Number(this.looked() - before), late, sent };
       if (kind === 1) (await this.read(pages * PAGE)).copy(this.copy, first * PAGE);
       else if (kind === 3) {
         const words = await this.read(Number((await this.read(8)).readBigUInt64LE(0)));
         checkWords(words, pages);
         putWords(this.copy.subarray(first * PAGE, (first + pages) * PAGE), words, wordRuns(words, 0, pages).runs);
-      } else if (kind === 4) for (let page = first; page < first + pages; page++) late.push(page);
+      } else if (kind === 5) sent = first;
+      else if (kind === 4) for (let page = first; page < first + pages; page++) late.push(page);
       else this.copy.fill(0, first * PAGE, (first + pages) * PAGE);
     }
   }
