@@ -64,6 +64,17 @@ describe("the provider between two agents", function () {
     expect(after?.lastMigration).to.include({ result: "failed, returned" });
   });
 
+  it("cut for good, and the guest has gone on at the target before its process is told not to: it is settled there", async () => {
+    writeFileSync(near(t, "faults"), "goes-first");
+    const provider = providerOf({ relayed: true });
+    const outs = await await cutAtRelease(provider, { toTarget: true, toSource: true });
+    expect(outs).to.include({ host: "target", state: "running" });
+    expect(await get(s)).to.include({ home: "no", movedTo: "target" });
+    expect(await get(t)).to.include({ state: "running", home: "yes" });
+    // The source's last word comes by the provider, too.
+    expect((await provider.refresh(spec, t))?.lastMigration).to.include({ result: "moved" });
+  });
+
   it("cut for good after the target had it all: the provider carries the target's word, and the source retires", async () => {
     const provider = providerOf({ relayed: true });
     const outs = await await cutAtRelease(provider, { toSource: true });

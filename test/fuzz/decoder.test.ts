@@ -53,7 +53,7 @@ function sample(): Frame[] {
   disk.add({ first: 3, count: 1, data: Buffer.alloc(65536, 1) });
   const final = encodeFinal({ m, digest: "0".repeat(64), epoch: 2, latePages: 9, diskBlocks: 1 }, Buffer.alloc(4096, 1));
   const bytes = Buffer.concat([
-    encodeStreamJson(frameType.hello, 0, { protocol: 5, m, vm: spec.uuid, stream: "ab" }),
+    encodeStreamJson(frameType.hello, 0, { protocol: 6, m, vm: spec.uuid, stream: "ab" }),
     encodeStreamFrame(frameType.memory, 1, memory.take()),
     encodeStreamFrame(frameType.disk, 2, zstdCompressSync(disk.take()), 1),
     encodeStreamJson(frameType.wirings, 3, []),

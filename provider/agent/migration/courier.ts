@@ -36,14 +36,15 @@ export async function answerAttempt(
   const header: CopyState = record.state === "RESERVED" ? await vm.copyState() : "none";
   const step = decideTarget(record.state, header, vm.live !== undefined);
   if (step === "say-settled") return "SETTLED";
-  if (step === "settle") {
+  const settled = async (): Promise<"SETTLED"> => {
     await settleIncoming(vm, m);
     return "SETTLED";
-  }
+  };
+  if (step === "settle") return await settled();
   // The guest runs here and waits for what its source has.
   if (step === "fill" && asked === "QUERY") return undefined;
   if (step !== "none") {
-    await sayGone(vm, m);
+    if (!(await sayGone(vm, m))) return await settled();
     await vm.dropState();
   }
   if (asked === "ABORTED") {

@@ -6,7 +6,7 @@ import { StreamError } from "./stream";
 
 /** First word of the source on each connection. */
 export const helloMessage = z.strictObject({
-  protocol: z.literal(5),
+  protocol: z.literal(6),
   m: z.string(),
   vm: z.uuid(),
   /** Changes when the source begins anew (its agent was restarted): the target then forgets what it counted. */

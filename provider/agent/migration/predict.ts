@@ -5,10 +5,9 @@ import type { MovePrediction } from "../../protocol/methods";
 import type { MigrationPolicy } from "../../schemas/vm";
 import { blockBytes, overlayVirtualBytes } from "../vm/overlay";
 import type { Vm } from "../vm/vm";
-import type { ScanKind } from "./copy";
 import { ImagePages } from "./imagePages";
 import { roundPolicyOf } from "./rounds";
-import { DiskScanner, MemoryScanner } from "./scan";
+import { DiskScanner, MemoryScanner, type ScanKind } from "./scan";
 import { pageBytes } from "./sinks";
 
 /** How long a guest is watched. */

@@ -60,10 +60,10 @@ async function recoverTarget(vms: Vms, vm: Vm): Promise<void> {
   const header = await vm.copyState();
   const step = decideTarget("RESERVED", header, vm.live !== undefined);
   vm.context.log.info({ vm: vm.uuid, m: record.m, header, step }, "recovering an incoming move");
-  if (step === "settle") await settleIncoming(vm, record.m);
-  if (step === "settle" || step === "fill") return vm.live?.openChannels(vm.context);
   // What the stream had brought is not known any more: a target may refuse at any time before it runs.
-  await sayGone(vm, record.m);
+  const isHere = step === "settle" || step === "fill" || !(await sayGone(vm, record.m));
+  if (isHere && step !== "fill") await settleIncoming(vm, record.m);
+  if (isHere) return vm.live?.openChannels(vm.context);
   vms.ports.free(Object.values(vm.file?.ports ?? {}));
   await vm.dropState();
 }

@@ -227,7 +227,7 @@ export class Sender {
     const socket = await this.dialOnce();
     const decoder = new StreamDecoder();
     const ready = deferred<Frame>();
-    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 5, ...this.hello }));
+    socket.write(encodeStreamJson(frameType.hello, 0, { protocol: 6, ...this.hello }));
     socket.on("data", (chunk: Buffer) => {
       this.#movedAtMs = performance.now();
       this.bytesOnWire += chunk.length;
@@ -312,6 +312,8 @@ export class Sender {
     for (let [first] = this.#unacked; first && first.sequence <= sequence; [first] = this.#unacked) {
       this.#unacked.shift();
       this.#unackedBytes -= first.bytes.length;
+      // An answer comes before: there is none.
+      this.#answer(first.sequence, null);
       this.lastTripMs = now - first.sentMs;
       this.trips += 1;
       this.nearestMs = Math.min(this.nearestMs, this.lastTripMs);

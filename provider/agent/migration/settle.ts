@@ -43,17 +43,24 @@ export async function completeIncoming(vm: Vm, live: LiveVm, m: string): Promise
   }
 }
 
-/** GONE, durably: only once no startable or running copy of the attempt exists, after which none can appear. */
-export async function sayGone(vm: Vm, m: string): Promise<void> {
+/** Whether the copy has gone on here: then nothing but settling is left of its attempt. */
+async function hasRun(vm: Vm): Promise<boolean> {
+  return decideTarget("RESERVED", await vm.copyState(), vm.live !== undefined) === "settle";
+}
+
+/**
+ * GONE, durably: only once no startable or running copy of the attempt exists, after which none can appear.
+ * @returns false: the guest has gone on here before its process could be told not to, and nothing is given up
+ */
+export async function sayGone(vm: Vm, m: string): Promise<boolean> {
   const record = vm.journal.incoming(m);
   if (record?.state === "SETTLED") throw new AgentFault("bad-state", "give up an incoming move", "it is settled");
-  if (record?.state !== "RESERVED") return;
+  if (record?.state !== "RESERVED") return true;
   if ((await vm.copyState()) === "part") {
-    if (vm.live) {
-      const live = vm.release();
-      await live?.control.say("refuse", { attempt: m }, 2000).catch(() => undefined);
-      if (live) await killProcess(live.process);
-    }
+    const refused = await vm.live?.control.say("refuse", { attempt: m }, 2000).catch(() => undefined);
+    if (!refused && (await hasRun(vm))) return false;
+    const live = vm.release();
+    if (live) await killProcess(live.process);
     if ((await vm.copyState()) === "part") await refuseFile(vm, "part");
   }
   // It ran and lacks pages: its process ends before it is no copy any more.
@@ -62,7 +69,10 @@ export async function sayGone(vm: Vm, m: string): Promise<void> {
     if (live) await killProcess(live.process);
     await refuseFile(vm, "runPartial");
   }
+  // Ended as it went on: its disk is the newest that there is.
+  if (await hasRun(vm)) return false;
   await vm.journal.writeIncoming(m, { state: "GONE" });
+  return true;
 }
 
 /** The file's lock goes with the last of a killed process's helpers, a moment after it. */

@@ -73,15 +73,27 @@ export class MemorySink {
     this.late.clear();
   }
 
+  /** Nothing is left over from an earlier stream, or named to come later. */
+  get isWhole(): boolean {
+    return this.#stale === undefined && this.late.count === 0;
+  }
+
+  /** Touches nothing of the memory. @returns whether the batch is kept; if not, it is to be applied */
+  keep(payload: Buffer): boolean {
+    if (!this.#mayKeep(payload)) return false;
+    this.#kept.push(Buffer.from(payload));
+    this.#keptBytes += payload.length;
+    return true;
+  }
+
   /** @throws StreamError */
   apply(payload: Buffer): void {
-    if (this.#mayKeep(payload)) {
-      this.#kept.push(Buffer.from(payload));
-      this.#keptBytes += payload.length;
-      return;
-    }
-    for (const kept of this.#takeKept()) this.#put(kept);
+    this.putKept();
     this.#put(payload);
+  }
+
+  putKept(): void {
+    for (const kept of this.#takeKept()) this.#put(kept);
   }
 
   #mayKeep(payload: Buffer): boolean {
@@ -118,7 +130,7 @@ export class MemorySink {
 
   /** Takes from the basis what is the same there. @returns which of the pages that is @throws StreamError */
   takeHeld(payload: Buffer): Buffer {
-    for (const kept of this.#takeKept()) this.#put(kept);
+    this.putKept();
     const asked = decodeSums(payload, this.#pages, 1);
     const held = new Bits(asked.length);
     const page = portion.subarray(0, pageBytes);

@@ -203,7 +203,8 @@ export class SourceJob implements MoveJob, SourceSteps {
     sweep();
     const { late } = await this.#outgoing.rounds("scan", "freeze");
     this.#late = late === true;
-    await Promise.all([this.#sender.drained(0), standsAgain()]);
+    const ready = [this.#sender.drained(0), standsAgain()];
+    await Promise.all(this.#late ? ready : [...ready, this.#outgoing.leadOn(this.request.target.address)]);
   }
 
   async freeze(): Promise<void> {

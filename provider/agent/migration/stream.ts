@@ -16,6 +16,7 @@ export const frameType = {
   late: 15,
   memorySums: 16,
   diskSums: 17,
+  direct: 18,
 } as const;
 export type FrameType = (typeof frameType)[keyof typeof frameType];
 

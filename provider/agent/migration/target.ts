@@ -1,27 +1,25 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { TLSSocket } from "node:tls";
 import { messageOf } from "../../lib/errors";
-import { deferred } from "../../lib/time";
 import type { MoveNeeds, MoveProgress } from "../../protocol/methods";
-import type { Wiring } from "../../schemas/link";
-import { giveKeys, mtuOf } from "../link/wire";
-import { configure } from "../vm/ensure";
+import { giveKeys } from "../link/wire";
 import type { LiveVm } from "../vm/live";
-import { killProcess } from "../vm/process";
 import type { Vm } from "../vm/vm";
 import type { Vms } from "../vm/vms";
 import { guestsTurnMs, standBack } from "../vm/weight";
 import { answerAttempt } from "./courier";
 import { decideTarget } from "./decide";
+import { DirectPlace, keyBytes } from "./direct";
 import { Filling, missingMap, writeMissing } from "./filling";
 import { closeIncoming, forgetIfNothingStays } from "./forget";
-import { heldAt } from "./holds";
+import { heldAt, isHoldAt } from "./holds";
 import type { MoveJob } from "./job";
 import { checkFinal, decodeFinal, type Fact, parseMessage, specMessage, wiringsMessage } from "./messages";
 import { Receiver } from "./receiver";
 import { rehearse, sweep } from "./rehearse";
 import { reservePlace } from "./reserve";
-import { completeIncoming, sayGone, settleIncoming } from "./settle";
+import { completeIncoming, sayGone } from "./settle";
+import { Settling } from "./settling";
 import { basisOf, type DiskSink, lastPages, type MemorySink, prepareHeader } from "./sinks";
 import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream";
 
@@ -29,8 +27,6 @@ import { type Frame, frameType, type StreamDecoder, StreamError } from "./stream
 const idleLimitMs = 300_000;
 /** How long a source that heard GONE may take to say its last word. */
 const lastWordMs = 10_000;
-/** A SETTLED that could not be written is tried again. */
-const settleAgainMs = 5_000;
 
 /** One incoming attempt in this agent, from `move.offer` to SETTLED or GONE. */
 export class TargetJob implements MoveJob {
@@ -52,13 +48,8 @@ export class TargetJob implements MoveJob {
   #spec: MoveNeeds["spec"] | undefined;
   #over = false;
   #refusal: Promise<void> | undefined;
-  /** The guest runs, but SETTLED could not be written yet. */
-  #unsettled: MoveNeeds["spec"] | undefined;
-  #again: NodeJS.Timeout | undefined;
-  /** The guest has had time to answer its frames: then its agent is spoken to. */
-  readonly #calm = deferred<void>();
-  #written: Promise<void> = Promise.resolve();
-  #wirings: readonly Wiring[] = [];
+  readonly #direct: DirectPlace;
+  readonly #settling: Settling;
 
   private constructor(
     private readonly vms: Vms,
@@ -71,6 +62,9 @@ export class TargetJob implements MoveJob {
     started = false,
   ) {
     this.#started = started;
+    this.#direct = new DirectPlace(vms, vm, live, needs.attempt, needs.epochTarget);
+    const sinks = { sync: async () => await this.#disk?.sync(), close: () => this.#closeSinks() };
+    this.#settling = new Settling(vm, needs.attempt, sinks, () => this.#settled(), started ? vm.wirings : []);
     this.#receiver = new Receiver(
       {
         apply: (type, payload, digest) => this.#apply(type, payload, digest),
@@ -99,7 +93,6 @@ export class TargetJob implements MoveJob {
     if (!vm.live || !vm.file) throw new Error("nothing to take up");
     const job = new TargetJob(vms, vm, needs, key, vm.live, onOver, true);
     job.#spec = vm.file.spec;
-    job.#wirings = vm.wirings;
     vm.job = job;
     try {
       await job.#fill();
@@ -141,7 +134,7 @@ export class TargetJob implements MoveJob {
     } else if (fact.fact === "QUERY" || fact.fact === "LOST") {
       if (!this.#started) await this.refuse("the source asked before all was here");
       else if (fact.fact === "LOST" && this.#filling) await this.#endedFilling("the source has lost them");
-      else if (this.#unsettled) await this.#settleAgain(this.#unsettled);
+      else await this.#settling.again();
     }
     if (fact.fact === "CLOSED") {
       await closeIncoming(this.vms, this.vm, this.m, fact.result);
@@ -177,7 +170,7 @@ export class TargetJob implements MoveJob {
     if (state !== "haltedByGuest") return await this.#giveUp(`its process ended before all pages were there: ${note}`);
     this.#isFull = true;
     await this.#closeSinks();
-    if (this.#spec) await this.#settle(this.#spec);
+    if (this.#spec) await this.#settling.settle(this.#spec);
   }
 
   async #endWith(reason: string): Promise<void> {
@@ -191,18 +184,18 @@ export class TargetJob implements MoveJob {
     clearTimeout(this.#idle);
     this.vm.context.log.warn({ vm: this.vm.uuid, m: this.m, reason }, "an incoming move is refused");
     try {
-      const live = this.vm.release() ?? this.live;
-      if (!this.#started) await live.control.say("refuse", { attempt: this.m }, 2000).catch(() => undefined);
-      await killProcess(live.process);
+      if (!(await sayGone(this.vm, this.m))) {
+        this.#over = false;
+        return await this.#ranDirectly();
+      }
       await this.#closeSinks();
-      await sayGone(this.vm, this.m);
       this.#receiver.tell({ fact: "GONE", m: this.m, journalId: this.vm.context.journalId, reason });
       this.vms.ports.free(Object.values(this.vm.file?.ports ?? {}));
       await this.vm.dropState();
       await forgetIfNothingStays(this.vms, this.vm);
     } finally {
       // Until here whoever brings a fact waits for this, and does not read what is being removed.
-      this.vm.job = undefined;
+      if (this.#over) this.vm.job = undefined;
     }
     // The source answers GONE by ABORTED: then the record of it may go.
     setTimeout(() => this.leave(), lastWordMs).unref();
@@ -211,19 +204,22 @@ export class TargetJob implements MoveJob {
   /** The agent ends: what the journal and the header say is all that stays. */
   end(): void {
     clearTimeout(this.#idle);
-    clearTimeout(this.#again);
+    this.#settling.end();
     this.#receiver.end();
   }
 
   async #apply(type: number, payload: Buffer, digest: () => string): Promise<Buffer | undefined> {
     if (this.#filling && type === frameType.late && !this.#over) await this.#filling.take(payload);
     else if (this.#over || this.#started) return undefined;
+    else if (type === frameType.memory && this.#memory?.keep(payload)) return undefined;
+    else if (!(await this.#direct.waits())) this.#ranDirectly();
     else if (type === frameType.memory) {
       this.#back ??= standBack();
       this.#memory?.apply(payload);
     } else if (type === frameType.disk) await this.#disk?.apply(payload);
     else if (type === frameType.memorySums) return this.#memory?.takeHeld(payload);
     else if (type === frameType.diskSums) return await this.#disk?.takeHeld(payload);
+    else if (type === frameType.direct) return await this.#openDirect(payload);
     else if (type === frameType.wirings) await this.#wire(payload);
     else if (type === frameType.final) await this.#final(payload, digest());
     else if (type === frameType.spec) this.#takeSpec(parseMessage(specMessage, payload));
@@ -234,18 +230,33 @@ export class TargetJob implements MoveJob {
   /** The links' keys are in the waiting process before the guest freezes. */
   async #wire(payload: Buffer): Promise<void> {
     this.#back?.[Symbol.dispose]();
-    const before = this.#wirings;
+    const before = this.#settling.wirings;
     const wirings = parseMessage(wiringsMessage, payload);
-    this.#wirings = wirings;
-    // Not awaited here: a sync would hold up the frames behind this one. Settling waits for it.
-    this.#written = this.#written.then(() => this.vm.writeWirings(wirings));
-    this.#written.catch(() => undefined);
+    this.#settling.wired(wirings);
     await giveKeys(this.live.control, this.needs.spec, before, wirings);
     // The source is about to freeze the guest.
     this.#disk?.finish();
     this.#memory?.keepLast(this.vm.paths.run);
     rehearse(this.m, this.needs.epochTarget);
     sweep();
+  }
+
+  /** All that was sent before is put into place: the process may go on by itself, without a word from here. */
+  async #openDirect(key: Buffer): Promise<Buffer> {
+    if (key.length !== keyBytes) throw new StreamError(`a key of ${key.length} bytes`);
+    this.#memory?.putKept();
+    this.#disk?.finish();
+    const may = this.#spec && this.#memory?.isWhole && !isHoldAt(this.vm.context, "go");
+    return may ? await this.#direct.open(key) : Buffer.alloc(2);
+  }
+
+  /** It has. */
+  async #ranDirectly(): Promise<void> {
+    if (this.#started || !this.#spec) return;
+    this.#started = this.#isFull = true;
+    clearTimeout(this.#idle);
+    this.#tellStarted({ agoMs: await this.#direct.agoMs() });
+    this.#runs(this.#spec);
   }
 
   #takeSpec(spec: MoveNeeds["spec"]): void {
@@ -256,6 +267,7 @@ export class TargetJob implements MoveJob {
   /** The last byte: check, let it run, and tell. Nothing is waited for that is not needed to run. */
   async #final(payload: Buffer, digest: string): Promise<void> {
     await heldAt(this.vm.context, "go");
+    if (!(await this.#direct.waits())) return await this.#ranDirectly();
     // From here to `go` nothing is awaited: a refusal comes before all of it, or too late.
     if (this.#over) return;
     const { message, page0 } = decodeFinal(payload);
@@ -278,19 +290,22 @@ export class TargetJob implements MoveJob {
     if (late.count === 0) await sleep(guestsTurnMs);
     const missing = late.count > 0 ? { missing: late.count } : {};
     this.#tellStarted({ resumeMs: runningMs, agoMs: performance.now() - begun - runningMs, ...missing });
-    this.live.openChannels(this.vm.context, this.#calm.promise);
     if (late.count > 0) {
-      // For an agent that comes later. Not awaited: the guest may stand for a page by now.
-      if (this.vm.file) this.#written = Promise.all([this.#written, this.vm.writeFile({ ...this.vm.file, spec })]).then(() => undefined);
-      this.#written.catch(() => undefined);
-      setTimeout(() => this.#calm.resolve(), guestsTurnMs);
+      this.live.openChannels(this.vm.context, this.#settling.calm.promise);
+      this.#settling.noted(spec);
+      setTimeout(() => this.#settling.calm.resolve(), guestsTurnMs);
       await this.#fill();
       await heldAt(this.vm.context, "filling");
       return;
     }
-    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m, runningMs }, "the guest runs here");
+    this.#runs(spec);
+  }
+
+  #runs(spec: MoveNeeds["spec"]): void {
+    if (this.vm.live === this.live) this.live.openChannels(this.vm.context, this.#settling.calm.promise);
+    this.vm.context.log.info({ vm: this.vm.uuid, m: this.m }, "the guest runs here");
     // Not awaited by the stream: the source's facts must be heard meanwhile.
-    void this.#settle(spec);
+    void this.#settling.settle(spec);
   }
 
   /** Whatever the process answers, or whether it does: the header tells if the copy runs. */
@@ -332,47 +347,19 @@ export class TargetJob implements MoveJob {
     if (ended !== undefined) return await this.#giveUp(`it had all its pages, and ended: ${ended}`);
     await this.#closeSinks();
     this.vm.context.log.info({ vm: this.vm.uuid, m: this.m }, "all of the guest's pages are here");
-    if (this.#spec) void this.#settle(this.#spec);
+    if (this.#spec) void this.#settling.settle(this.#spec);
   }
 
-  async #settle(spec: MoveNeeds["spec"]): Promise<void> {
-    this.#unsettled = undefined;
-    clearTimeout(this.#again);
-    try {
-      if (this.vm.file) await this.vm.writeFile({ ...this.vm.file, spec });
-      await this.#written;
-      // settleIncoming() syncs it where an earlier agent had it open.
-      await this.#disk?.sync();
-      this.#calm.resolve();
-      await this.#closeSinks();
-      await heldAt(this.vm.context, "started");
-      await settleIncoming(this.vm, this.m);
-      await heldAt(this.vm.context, "settled");
-      this.vm.job = undefined;
-      this.#receiver.tell({ fact: "SETTLED", m: this.m, journalId: this.vm.context.journalId });
-      const changed = spec.nics.some((nic) => mtuOf(nic, this.vm.wirings) !== nic.mtu);
-      if (changed) await configure(this.vm);
-    } catch (error) {
-      this.vm.context.log.error({ vm: this.vm.uuid, m: this.m, err: error }, "settling failed; the guest runs, it is tried again");
-      this.#calm.resolve();
-      if (this.vm.journal.incoming(this.m)?.state !== "RESERVED") return;
-      this.#unsettled = spec;
-      this.#again = setTimeout(() => void this.#settleAgain(spec), settleAgainMs).unref();
-    }
-  }
-
-  /** A disk that was full may have room by now: also for what was not awaited then. */
-  async #settleAgain(spec: MoveNeeds["spec"]): Promise<void> {
-    if (this.vm.job !== this) return;
-    this.#written = this.vm.writeWirings(this.#wirings);
-    this.#written.catch(() => undefined);
-    await this.#settle(spec);
+  #settled(): void {
+    this.vm.job = undefined;
+    this.#receiver.tell({ fact: "SETTLED", m: this.m, journalId: this.vm.context.journalId });
   }
 
   async #closeSinks(): Promise<void> {
     await this.#filling?.[Symbol.asyncDispose]();
     await this.#memory?.close();
     await this.#disk?.close();
+    this.#direct[Symbol.dispose]();
     this.#filling = undefined;
     this.#memory = undefined;
     this.#disk = undefined;

@@ -309,6 +309,7 @@ function run() {
       return "resumeNs=1000";
     },
     refuse: () => {
+      if (fault("goes-first")) start(1);
       if (stateOf(fd) !== 0) throw ["bad-state", ""];
       putState(fd, 5);
       setImmediate(() => die(0));

@@ -64,7 +64,7 @@ function take(socket: TLSSocket, m: string, frames: Frame[]): void {
 /** The recorded stream as one of another attempt: HELLO first, FINAL with that attempt's name and epoch. */
 export function asAttempt({ needs, frames }: Recording, attempt: string, epoch: number): Frame[] {
   const hello = encodeStreamJson(frameType.hello, 0, {
-    protocol: 5,
+    protocol: 6,
     m: attempt,
     vm: needs.spec.uuid,
     stream: randomBytes(8).toString("hex"),
