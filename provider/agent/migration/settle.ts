@@ -43,9 +43,9 @@ export async function completeIncoming(vm: Vm, live: LiveVm, m: string): Promise
   }
 }
 
-/** Whether the copy has gone on here: then nothing but settling is left of its attempt. */
+/** Whether the copy has gone on here, and lacks nothing: then nothing but settling is left of its attempt, whether it still runs or not. */
 async function hasRun(vm: Vm): Promise<boolean> {
-  return decideTarget("RESERVED", await vm.copyState(), vm.live !== undefined) === "settle";
+  return decideTarget("RESERVED", await vm.copyState(), false) === "settle";
 }
 
 /**
@@ -57,9 +57,14 @@ export async function sayGone(vm: Vm, m: string): Promise<boolean> {
   if (record?.state === "SETTLED") throw new AgentFault("bad-state", "give up an incoming move", "it is settled");
   if (record?.state !== "RESERVED") return true;
   if ((await vm.copyState()) === "part") {
-    const refused = await vm.live?.control.say("refuse", { attempt: m }, 2000).catch(() => undefined);
-    if (!refused && (await hasRun(vm))) return false;
-    const live = vm.release();
+    // What is noted of an end would be written beside a removal.
+    const live = vm.detach();
+    const refused = await live?.control.say("refuse", { attempt: m }, 2000).catch(() => undefined);
+    if (live && !refused && (await hasRun(vm))) {
+      vm.adopt(live);
+      return false;
+    }
+    live?.[Symbol.dispose]();
     if (live) await killProcess(live.process);
     if ((await vm.copyState()) === "part") await refuseFile(vm, "part");
   }

@@ -71,9 +71,15 @@ export class Vm {
 
   /** Lets go of the process without ending it. */
   release(): LiveVm | undefined {
+    const live = this.detach();
+    live?.[Symbol.dispose]();
+    return live;
+  }
+
+  /** Its end is not noted from here on; it can still be spoken to, and be adopted again. */
+  detach(): LiveVm | undefined {
     const { live } = this;
     this.live = undefined;
-    live?.[Symbol.dispose]();
     return live;
   }
 
