@@ -7,6 +7,8 @@ export interface Load {
   readonly dirty?: "words" | "pages";
   /** So much memory is written once, the set included. @default the set alone */
   readonly touchMib?: number;
+  /** A client beside the peer copies from the guest meanwhile, over one TCP connection: 16 KiB every millisecond, at most. */
+  readonly copied?: boolean;
   /** A program that only computes, whose speed is measured. */
   readonly spin?: boolean;
 }
@@ -69,6 +71,7 @@ export const CASES: readonly Case[] = [
   { name: "pages, unlimited", link: UNLIMITED, load: { dirty: "pages" as const }, qemu: [plain(20)] },
   { name: "pages, 100 Mbit/s 10 ms", link: FAST, load: { dirty: "pages" as const }, qemu: [plain(30), multifd("zstd", 30)] },
   { name: "pages, 8 Mbit/s 50 ms", link: SLOW, load: { dirty: "pages" as const }, qemu: [throttled(plain(1000))] },
+  { name: "copied, unlimited", link: UNLIMITED, load: { copied: true }, qemu: [plain(20)], runs: 5 },
   { name: "pages and computing, 100 Mbit/s 10 ms", link: FAST, load: { dirty: "pages" as const, spin: true }, qemu: [plain(30)] },
 ].map((c) => ({ ...c, memoryMiB: MEMORY_MIB }));
 

@@ -18,6 +18,9 @@ export interface Progress {
 const DIRTY = "/tmp/dirty";
 const SPIN = "/tmp/spin";
 const ECHO = `${GUEST_ADDRESS}:7002`;
+/** What a client copies, and where it is served. */
+const CONTENTS = "/tmp/contents";
+export const SERVED_AT = `${GUEST_ADDRESS}:7001`;
 const KEPT = "/tmp/kept /var/kept";
 /** Filling a set and compressing nothing takes a TCG guest some seconds per 100 MiB. */
 const LOAD_READY_TRIES = 120;
@@ -37,6 +40,10 @@ export class Subject {
     if (load.dirty !== undefined) {
       const more = `${load.dirty === "pages" ? "--whole" : ""} ${load.touchMib === undefined ? "" : `--touch-mib ${load.touchMib}`}`;
       await background(guest, `dirty --mib 32 --mib-per-s 4 ${more} --state ${DIRTY}`);
+    }
+    if (load.copied) {
+      await guest.sh(`blockcopy make --mib 4 --seed 9 ${CONTENTS}`);
+      await background(guest, `blockcopy serve --listen ${SERVED_AT} --file ${CONTENTS}`);
     }
     if (load.spin) await background(guest, `spin --state ${SPIN}`);
     const subject = new Subject(load, await whatIsKept(guest), await complaintsOf(guest));

@@ -5,7 +5,6 @@ import * as protocol from "../../../provider/protocol/methods";
 import type { VmSpec } from "../../../provider/schemas/vm";
 import { boot, exec, move, specOf, TestAgent, wire } from "../../contract/support/agents";
 import type { Case } from "./cases";
-import { GapWatch, PROBE } from "./gap";
 import type { Guest } from "./guest";
 import { ADDRESS, GUEST_ADDRESS, type HostName, type Lab, PEER_ADDRESS } from "./lab";
 import { MOVE_LIMIT_S, MoveFailed, type Side, type Started } from "./side";
@@ -35,7 +34,7 @@ export const ours: Side = {
     return {
       guest: guestOf(source, uuid),
       guestSyscallNs: syscall.ns,
-      probe: () => startProbe(peerHost, peer.uuid),
+      onPeer: (argv, take) => start(peerHost, peer.uuid, argv, take),
       async move() {
         const end = await within(WATCH_MS, "our move", move(uuid, source, target));
         if (end.phase !== "done") throw new MoveFailed(end.fault?.message ?? `it ended in phase ${end.phase}`);
@@ -60,13 +59,11 @@ function guestOf(agent: TestAgent, vm: string): Guest {
   };
 }
 
-/** The probe runs until its VM is destroyed. */
-async function startProbe(agent: TestAgent, vm: string): Promise<GapWatch> {
-  const gaps = new GapWatch();
+/** It runs until its VM is destroyed. */
+async function start(agent: TestAgent, vm: string, argv: readonly string[], take: (stdout: string) => void): Promise<void> {
   let session: number | undefined;
   agent.on(protocol.execOutput, (event) => {
-    if (event.session === session) gaps.feed(Buffer.from(event.data, "base64").toString());
+    if (event.session === session) take(Buffer.from(event.data, "base64").toString());
   });
-  ({ session } = await agent.call(protocol.execStart, { vm, argv: [...PROBE] }));
-  return gaps;
+  ({ session } = await agent.call(protocol.execStart, { vm, argv: [...argv] }));
 }

@@ -7,12 +7,11 @@ import { join } from "node:path";
 import { within } from "../../../provider/lib/time";
 import { imagePath } from "../../contract/support/agents";
 import type { Case, QemuSettings } from "./cases";
-import { GapWatch, PROBE } from "./gap";
 import type { Guest } from "./guest";
 import { ADDRESS, type HostName, type Lab } from "./lab";
 import { dial, Qmp } from "./qmp";
 import { MOVE_LIMIT_S, MoveFailed, type Side, type Started } from "./side";
-import { ANSWER_END, makeInitramfs, peerProgram } from "./userland";
+import { ANSWER_END, makeInitramfs, programOnHost } from "./userland";
 
 /** What scripts/lib/qemu.mjs gives. */
 export interface QemuProgram {
@@ -43,7 +42,7 @@ export function qemuSide(qemu: QemuProgram, settings: QemuSettings): Side {
       await guest.booted();
       return {
         guest,
-        probe: async () => startProbe(undo, lab),
+        onPeer: async (argv, take) => startOnPeer(undo, lab, argv, take),
         async move() {
           await prepareTarget(target.qmp, settings);
           const downtimeMs = await migrate(source.qmp, target.qmp, settings);
@@ -152,14 +151,12 @@ class SerialGuest implements Guest {
   }
 }
 
-function startProbe(undo: AsyncDisposableStack, lab: Lab): GapWatch {
-  const gaps = new GapWatch();
-  const [, ...words] = PROBE;
-  const [command = "", ...args] = [...lab.enter("peer"), peerProgram(lab.folder), ...words];
+function startOnPeer(undo: AsyncDisposableStack, lab: Lab, argv: readonly string[], take: (stdout: string) => void): void {
+  const [name = "", ...words] = argv;
+  const [command = "", ...args] = [...lab.enter("peer"), programOnHost(lab.folder, name), ...words];
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "inherit"] });
-  child.stdout.setEncoding("utf8").on("data", (s: string) => gaps.feed(s));
+  child.stdout.setEncoding("utf8").on("data", take);
   undo.defer(() => void child.kill("SIGTERM"));
-  return gaps;
 }
 
 async function prepareTarget(target: Qmp, settings: QemuSettings): Promise<void> {

@@ -1,7 +1,7 @@
 /** One measured move: the same story for both sides. */
 import { setTimeout as delay } from "node:timers/promises";
 import type { Case } from "./cases";
-import type { GapWatch } from "./gap";
+import { COPY, CopyWatch, GapWatch, PROBE } from "./gap";
 import { type Guest, type Progress, Subject, speedKept } from "./guest";
 import type { Lab } from "./lab";
 
@@ -50,8 +50,8 @@ export interface Started {
   readonly guest: Guest;
   /** A system call in a guest of this side's that has nothing else to do: how fast the machine is at what such guests take of it. */
   readonly guestSyscallNs?: number;
-  /** Starts the peer's probes. */
-  probe(): Promise<GapWatch>;
+  /** Starts a program of the image's on the peer, until all ends. */
+  onPeer(argv: readonly string[], take: (stdout: string) => void): Promise<void>;
   /** Moves the guest; returns at the end of all. @throws MoveFailed */
   move(): Promise<{ readonly guest: Guest; readonly reported: Reported }>;
 }
@@ -69,12 +69,15 @@ const QUIET_MS = 2000;
 export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, c: Case): Promise<Outcome> {
   const started = await side.start(undo, lab, c);
   const subject = await Subject.prepare(started.guest, c.load);
-  const gaps = await started.probe();
+  const [gaps, copy] = [new GapWatch(), c.load.copied ? new CopyWatch() : undefined];
+  if (copy) await started.onPeer(COPY, (text) => copy.feed(text));
+  await started.onPeer(PROBE, (text) => gaps.feed(text));
   const atFirst = await subject.progress(started.guest);
   await delay(QUIET_MS);
   const before = await subject.progress(started.guest);
   // To ask the guest is to start programs in it, which its peer hears: nothing is asked while silence is measured.
   await gaps.settled();
+  await copy?.goesOn();
   const listenMs = (c.listenS ?? 0) * 1000;
   const quietFromMs = performance.now();
   await delay(Math.max(QUIET_MS, listenMs));
@@ -94,6 +97,7 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
     await delay(Math.max(0, beganMs + listenMs - performance.now()));
     await gaps.settled();
     gapMs = gaps.longestMs(beganMs);
+    await copy?.goesOn();
     atEnd = await subject.progress(moved.guest);
     await subject.check(moved.guest);
   })().then(

@@ -57,8 +57,8 @@ export function makeInitramfs(folder: string, image: string, modules: string): s
   return path;
 }
 
-/** Where blockcopy lies that runs on the host, as the peer. */
-export const peerProgram = (folder: string): string => join(folder, "programs", "blockcopy");
+/** Where a program of the guest's lies, to be run on a host. */
+export const programOnHost = (folder: string, name: string): string => join(folder, "programs", name);
 
 function dumpFromImage(image: string, from: string, to: string): void {
   const debugfs = ["/usr/sbin/debugfs", "/sbin/debugfs"].find((path) => existsSync(path)) ?? "debugfs";
