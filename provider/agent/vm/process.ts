@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { open, readFile, rm } from "node:fs/promises";
 import { z } from "zod";
-import { unless } from "../../lib/errors";
+import { errnoOf, unless } from "../../lib/errors";
 import { readJson, writeJson } from "../../lib/files";
 import { until } from "../../lib/time";
 
@@ -77,8 +77,17 @@ export async function isOurs(record: ProcessRecord): Promise<boolean> {
 export async function killProcess(process_: VmProcess): Promise<void> {
   const { record } = process_;
   if (!(await isOurs(record))) return;
-  process.kill(record.pid, "SIGKILL");
+  killNow(record);
   await until(5000, `the end of process ${record.pid}`, async () => ((await isOurs(record)) ? undefined : true));
+}
+
+/** One that has ended by itself since somebody looked needs no signal. */
+export function killNow({ pid }: ProcessRecord): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if (errnoOf(error) !== "ESRCH") throw error;
+  }
 }
 
 /** Forgets the record of a process that has ended. */

@@ -10,7 +10,7 @@ import { Journals } from "../migration/journal";
 import type { Store } from "../store/store";
 import type { LiveVm } from "./live";
 import { pickUp } from "./pickup";
-import { adoptProcess, readProcess } from "./process";
+import { adoptProcess, killNow, readProcess } from "./process";
 import { reportOf } from "./report";
 import { Vm } from "./vm";
 
@@ -122,7 +122,7 @@ export class Vms {
       for (const name of await readdir(folder)) {
         if (!/^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(name) || this.#vms.has(name)) continue;
         const left = await readProcess(join(folder, name, "process.json")).catch(() => undefined);
-        if (left && (await adoptProcess(left))) process.kill(left.pid, "SIGKILL");
+        if (left && (await adoptProcess(left))) killNow(left);
         await rm(join(folder, name), { recursive: true, force: true });
       }
     }
