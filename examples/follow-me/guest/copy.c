@@ -24,6 +24,8 @@ struct copy {
 	double paceUs;
 	int untilLine;
 	uint64_t bytes, roundTrips;
+	/* The longest that a block was waited for since the last line of progress. */
+	uint64_t maxTripNs;
 	struct sha256 sum;
 };
 
@@ -69,6 +71,18 @@ static void take_block(struct copy *c, const char *block, size_t count)
 	}
 }
 
+static long fetch(struct copy *c, uint64_t offset, char *block, uint64_t bytes, uint64_t *fileBytes)
+{
+	uint64_t asked = monotonic_ns(), tripNs;
+	long count = block_fetch(c->connection, offset, block, bytes, fileBytes);
+
+	tripNs = monotonic_ns() - asked;
+	if (tripNs > c->maxTripNs)
+		c->maxTripNs = tripNs;
+	c->roundTrips++;
+	return count;
+}
+
 static void copy_all(struct copy *c, struct ticker *ticker)
 {
 	char *block = malloc(c->blockBytes);
@@ -76,11 +90,10 @@ static void copy_all(struct copy *c, struct ticker *ticker)
 
 	while (block && (!c->wantedBytes || c->bytes < c->wantedBytes)) {
 		uint64_t left = c->wantedBytes ? c->wantedBytes - c->bytes : c->blockBytes;
-		long count = block_fetch(c->connection, offset, block, left < c->blockBytes ? left : c->blockBytes, &fileBytes);
+		long count = fetch(c, offset, block, left < c->blockBytes ? left : c->blockBytes, &fileBytes);
 
 		if (count < 0)
 			fail("connection lost after %llu bytes: %s", (unsigned long long)c->bytes, strerror(errno));
-		c->roundTrips++;
 		take_block(c, block, count);
 		offset += count;
 		if (offset >= fileBytes || !count) {
@@ -88,8 +101,10 @@ static void copy_all(struct copy *c, struct ticker *ticker)
 				break;
 			offset = 0;
 		}
-		if (ticker_due(ticker))
-			printf("{\"bytes\":%llu}\n", (unsigned long long)c->bytes);
+		if (ticker_due(ticker)) {
+			printf("{\"bytes\":%llu,\"maxTripMs\":%.3f}\n", (unsigned long long)c->bytes, c->maxTripNs / 1e6);
+			c->maxTripNs = 0;
+		}
 		if (ticker_stopped)
 			fail("stopped after %llu bytes", (unsigned long long)c->bytes);
 		keep_pace(c, (double)fileBytes / (fileBytes - offset));

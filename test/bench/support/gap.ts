@@ -14,6 +14,7 @@ interface Line {
 }
 interface Copied {
   readonly bytes: number;
+  readonly maxTripMs: number;
 }
 
 /** So long after a move the peer still listens: a late fault must be seen. */
@@ -37,6 +38,11 @@ class Lines<T> {
     const [before, count] = [last(), this.all.length + 2];
     await until(HEARD_MS, what, async () => (this.all.length >= count && last() > before + by ? true : undefined));
   }
+
+  /** The greatest that was told of since then. */
+  protected most(sinceMs: number, figure: (line: T) => number): number {
+    return Math.max(...this.all.filter((line) => line.atMs >= sinceMs).map(figure));
+  }
 }
 
 /** The lines of one probe. */
@@ -51,7 +57,7 @@ export class GapWatch extends Lines<Line> {
 
   /** The longest silence that was told of since then. */
   longestMs(sinceMs: number): number {
-    return Math.max(...this.all.filter((line) => line.atMs >= sinceMs).map((line) => line.maxGapMs));
+    return this.most(sinceMs, ({ maxGapMs }) => maxGapMs);
   }
 }
 
@@ -60,5 +66,10 @@ export class CopyWatch extends Lines<Copied> {
   /** @throws DeadlineError */
   async goesOn(): Promise<void> {
     await this.grow("more of the client's copy, over the connection that it had before", ({ bytes }) => bytes, 16_384);
+  }
+
+  /** The longest that a block was waited for since then. */
+  longestMs(sinceMs: number): number {
+    return this.most(sinceMs, ({ maxTripMs }) => maxTripMs);
   }
 }

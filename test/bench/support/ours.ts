@@ -34,7 +34,7 @@ export const ours: Side = {
     return {
       guest: guestOf(source, uuid),
       guestSyscallNs: syscall.ns,
-      onPeer: (argv, take) => start(peerHost, peer.uuid, argv, take),
+      onPeer: starterOn(peerHost, peer.uuid),
       async move() {
         const end = await within(WATCH_MS, "our move", move(uuid, source, target));
         if (end.phase !== "done") throw new MoveFailed(end.fault?.message ?? `it ended in phase ${end.phase}`);
@@ -59,11 +59,12 @@ function guestOf(agent: TestAgent, vm: string): Guest {
   };
 }
 
-/** It runs until its VM is destroyed. */
-async function start(agent: TestAgent, vm: string, argv: readonly string[], take: (stdout: string) => void): Promise<void> {
-  let session: number | undefined;
-  agent.on(protocol.execOutput, (event) => {
-    if (event.session === session) take(Buffer.from(event.data, "base64").toString());
-  });
-  ({ session } = await agent.call(protocol.execStart, { vm, argv: [...argv] }));
+/** Starts programs that run until their VM is destroyed. An agent's events have one listener. */
+function starterOn(agent: TestAgent, vm: string): Started["onPeer"] {
+  const takers = new Map<number, (stdout: string) => void>();
+  return async (argv, take) => {
+    agent.on(protocol.execOutput, ({ session, data }) => takers.get(session)?.(Buffer.from(data, "base64").toString()));
+    const { session } = await agent.call(protocol.execStart, { vm, argv: [...argv] });
+    takers.set(session, take);
+  };
 }

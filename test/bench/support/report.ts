@@ -16,6 +16,7 @@ export interface SideResult {
   readonly reportedDowntimeMs?: number;
   readonly quietGapMs?: number;
   readonly speedKept?: number;
+  readonly copyGapMs?: number;
   readonly guestSyscallNs?: number;
   readonly runs: readonly Outcome[];
 }
@@ -76,7 +77,8 @@ function sideResult(runs: readonly Outcome[]): SideResult {
     const values = moves.map(of).filter((v) => v !== undefined);
     return values.length === 0 ? undefined : rounded(median(values), digits);
   };
-  const [reportedDowntimeMs, quietGapMs, speedKept, guestSyscallNs] = [
+  const [copyGapMs, reportedDowntimeMs, quietGapMs, speedKept, guestSyscallNs] = [
+    middle((m) => m.copyGapMs, 2),
     middle((m) => m.reported.downtimeMs, 2),
     middle((m) => m.quietGapMs, 2),
     middle((m) => m.speedKept, 3),
@@ -87,6 +89,7 @@ function sideResult(runs: readonly Outcome[]): SideResult {
     totalS: middle((m) => m.totalS, 3) ?? null,
     bytes: middle((m) => m.bytes, 0) ?? null,
     guestOk: moves.length === 0 ? null : moves.every((m) => m.guestOk),
+    ...(copyGapMs !== undefined && { copyGapMs }),
     ...(reportedDowntimeMs !== undefined && { reportedDowntimeMs }),
     ...(quietGapMs !== undefined && { quietGapMs }),
     ...(speedKept !== undefined && { speedKept }),
@@ -100,7 +103,7 @@ export function table(result: Result): string {
   const rows = [...result.cases, ...result.touched].flatMap((c) => {
     const lines = [line(c.name, "ours", c.ours, c)];
     for (const r of [...(c.qemu ? [c.qemu] : []), ...(c.qemuOtherSettings ?? [])]) lines.push(line("", `QEMU, ${r.settings.name}`, r, c));
-    if (c.ratio) lines.push(["", "QEMU / ours", times(c.ratio.gap), "", "", times(c.ratio.total), times(c.ratio.bytes), "", "", ""]);
+    if (c.ratio) lines.push(["", "QEMU / ours", times(c.ratio.gap), "", "", "", times(c.ratio.total), times(c.ratio.bytes), "", "", ""]);
     return lines;
   });
   const links = result.cases.map(
@@ -109,10 +112,10 @@ export function table(result: Result): string {
   );
   const took = [...result.cases, ...result.touched].map((c) => c.ours.guestSyscallNs).filter((ns) => ns !== undefined);
   const syscall = took.length === 0 ? [] : [`a system call in a guest of ours: ${(median(took) / 1000).toFixed(1)} µs`];
-  const columns = ["CASE", "SIDE", "GAP ms", "(quiet)", "(reported)", "TOTAL s", "MB", "SPEED KEPT", "GUEST", "LOAD"];
+  const columns = ["CASE", "SIDE", "GAP ms", "(copy)", "(quiet)", "(reported)", "TOTAL s", "MB", "SPEED KEPT", "GUEST", "LOAD"];
   return [
     renderTable(
-      columns.map((title, i) => ({ title, right: i > 1 && i < 8 })),
+      columns.map((title, i) => ({ title, right: i > 1 && i < 9 })),
       rows,
     ),
     renderTable(
@@ -131,6 +134,7 @@ function line(name: string, side: string, r: SideResult, c: CaseResult): string[
     name,
     side,
     text(r.gapMs, 1),
+    text(r.copyGapMs, 1),
     text(r.quietGapMs, 1),
     text(r.reportedDowntimeMs, 1),
     text(r.totalS, 2),

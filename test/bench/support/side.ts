@@ -9,6 +9,8 @@ import type { Lab } from "./lab";
 export interface Move {
   /** The longest silence that a peer heard, with probes 1 ms apart. */
   readonly gapMs: number;
+  /** The longest that a client which copies waited for a block. */
+  readonly copyGapMs?: number;
   /** From the first command to the end of all. */
   readonly totalS: number;
   /** On the link under test, both directions, headers included. */
@@ -92,12 +94,14 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   if (moved instanceof Error) throw moved;
 
   let gapMs = Number.POSITIVE_INFINITY;
+  let copyGapMs: number | undefined;
   let atEnd: Progress | undefined;
   const why = await (async () => {
     await delay(Math.max(0, beganMs + listenMs - performance.now()));
     await gaps.settled();
     gapMs = gaps.longestMs(beganMs);
     await copy?.goesOn();
+    copyGapMs = copy?.longestMs(beganMs);
     atEnd = await subject.progress(moved.guest);
     await subject.check(moved.guest);
   })().then(
@@ -107,6 +111,7 @@ export async function measure(side: Side, undo: AsyncDisposableStack, lab: Lab, 
   const kept = speedKept([atFirst, before, atEnd], totalS * 1000);
   return {
     gapMs,
+    ...(copyGapMs !== undefined && { copyGapMs }),
     totalS,
     bytes: await bytes(),
     guestOk: why === undefined,
