@@ -1,4 +1,6 @@
 /** A guest's NICs over freeze, thaw and the move to another process. */
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { expect } from "chai";
 import type { ControlClient } from "./support/control";
@@ -10,6 +12,28 @@ import { arpRequest, type Datagram, directionKey, etherType, FLAG, passedOn } fr
 const PEER_MAC = "02:00:00:00:00:02";
 const isArp = (d: Datagram) => !(d.flags & FLAG.keepalive) && etherType(d.content) === 0x0806;
 const isAnnouncement = (d: Datagram) => !!(d.flags & FLAG.announce);
+
+/** Somewhere to pass frames on to. */
+class Place implements AsyncDisposable {
+  readonly #socket = createSocket("udp4");
+  readonly #first = once(this.#socket, "message");
+  frames = 0;
+
+  async open(): Promise<string> {
+    this.#socket.on("message", () => (this.frames += 1));
+    this.#socket.bind(0, "127.0.0.1");
+    await once(this.#socket, "listening");
+    return `127.0.0.1:${this.#socket.address().port}`;
+  }
+
+  async comes(): Promise<void> {
+    await this.#first;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#socket.close();
+  }
+}
 
 describe("NIC of a guest that moves", function () {
   this.timeout(120_000);
@@ -103,6 +127,25 @@ describe("NIC of a guest that moves", function () {
     expect(after.dropReplayed).to.equal((before.dropReplayed as number) + 1);
     expect(after.dropOldEpoch).to.equal((before.dropOldEpoch as number) + 1);
     expect(after.peerEpoch).to.equal(4);
+  });
+
+  it("is followed by frames from its release on, where the way was told before its freeze, and only after that freeze", async () => {
+    const [first, second] = [new Place(), new Place()];
+    open.push(first, second);
+    await control.request("nic.pass", { nic: 0, addr: await first.open() });
+    await control.request("freeze", { attempt: "one", deadmanMs: 60_000 });
+    await peer.send(guest, arpRequest(PEER_MAC, "10.0.0.2", "10.0.0.1"));
+    await control.request("release", { attempt: "one" });
+    await first.comes();
+
+    await control.request("return", { attempt: "one", epoch: 8 });
+    await control.request("freeze", { attempt: "two", deadmanMs: 60_000 });
+    await control.request("release", { attempt: "two" });
+    await peer.send(guest, arpRequest(PEER_MAC, "10.0.0.2", "10.0.0.1"));
+    await control.request("nic.pass", { nic: 0, addr: await second.open() });
+    await second.comes();
+    expect(first.frames).to.equal(1);
+    await control.request("return", { attempt: "two", epoch: 9 });
   });
 
   describe("that has left a process which still hears its peer", () => {

@@ -70,15 +70,21 @@ export async function setPeer(control: Control, index: number, peer: Wiring["pee
 }
 
 /**
- * What peers still send to a VM that has left follows it. Not awaited: it spares retransmissions, and nothing hangs on it.
+ * What peers still send to a VM that has left follows it, from its release on. It spares retransmissions, and nothing hangs on it: no refusal is an error.
  * @param address of the other host; a name is left to roaming
  */
-export function passFrames(control: Control, spec: VmSpec, address: string, ports: Readonly<Record<string, number>>): void {
-  for (const [index, nic] of spec.nics.entries()) {
-    const port = ports[nic.name];
-    if (port === undefined || isIP(address) === 0) continue;
-    void control.say("nic.pass", { nic: index, addr: socketName(address, port) }).catch(() => undefined);
-  }
+export async function passFrames(
+  control: Control,
+  spec: VmSpec | undefined,
+  address: string,
+  ports: Readonly<Record<string, number>>,
+): Promise<void> {
+  await Promise.allSettled(
+    (spec?.nics ?? []).map(async (nic, index) => {
+      const port = isIP(address) === 0 ? undefined : ports[nic.name];
+      await control.say("nic.pass", { nic: index, addr: port === undefined ? "none" : socketName(address, port) });
+    }),
+  );
 }
 
 /** Counters and peers of all NICs; one question each, since a line of the control channel is short. */

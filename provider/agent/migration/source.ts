@@ -33,8 +33,7 @@ import { Watchers } from "./watchers";
 const reconnectMs = 30_000;
 const connectTries = 5;
 const reconnectAfterReleaseMs = 600_000;
-/** From the last frame on, for frames that come for the guest here. */
-const passAfterMs = 3;
+
 /** One outgoing attempt, from `move.start` to its end. */
 export class SourceJob implements MoveJob, SourceSteps {
   readonly side = "source";
@@ -210,6 +209,8 @@ export class SourceJob implements MoveJob, SourceSteps {
   async freeze(): Promise<void> {
     const deadmanMs = Math.ceil(Math.max(10_000, 5 * (this.#convergence.rounds.at(-1)?.ms ?? 0)));
     await this.#convergence.lift();
+    // From its release on, the guest's process passes on by itself what comes for it here.
+    await passFrames(this.#control(), this.vm.file?.spec, this.request.target.address, this.#sender.ports);
     this.#abort.signal.throwIfAborted();
     // The scanner is asked first: it begins when the guest stands, and need not hear of that from here.
     const how = { attempt: this.m, deadmanMs, ...(this.#late && { late: 1 }), ...this.#outgoing.beginLast(this.#late) };
@@ -239,9 +240,6 @@ export class SourceJob implements MoveJob, SourceSteps {
     if (!page0) throw new Error("the copy has no page 0");
     const message = { m: this.m, digest: await this.#sender.digest(), epoch: out.epochTarget, diskBlocks, latePages };
     await this.#sender.send(frameType.final, encodeFinal(message, page0), "soon");
-    const { control } = this.#live ?? {};
-    // The target's CPU may be this one: not before the guest can run there. What comes for it until then is kept by the host.
-    if (control) setTimeout(() => passFrames(control, file.spec, this.request.target.address, this.#sender.ports), passAfterMs);
     this.#turn?.[Symbol.dispose]();
     this.#waitForDoubt();
   }
